@@ -1,0 +1,4 @@
+//! Layered configuration: fragments, merged inputs, validated settings.
+
+mod settings;
+pub use settings::*;

@@ -1,0 +1,19 @@
+//! The shell of `pgaa-agent`: everything that touches the outside world.
+//!
+//! One module an outside thing; the decisions are in `pgaa-core`. ARCHITECTURE.md has the map,
+//! with one line on what each module does and one on what it must not know.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod demo;
+pub mod discovery;
+pub mod durable;
+pub mod events;
+pub mod gossip;
+pub mod peer;
+pub mod postgres;
+pub mod telemetry;
+pub mod trust;

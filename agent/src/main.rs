@@ -1,0 +1,2 @@
+//! The binary: the only place that exits.
+fn main() {}

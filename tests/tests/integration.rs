@@ -1,0 +1,2 @@
+//! Real PostgreSQL in network namespaces.
+fn main() {}

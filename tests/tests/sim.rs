@@ -1,0 +1,2 @@
+//! Tests in virtual time.
+fn main(){}
