@@ -1,1 +1,267 @@
-//! Pending.
+//! The report: what `pgaa-agent status -o json` prints, and everything the tables show.
+//!
+//! Field names are a public schema; a change that removes or renames one raises
+//! [`SCHEMA_VERSION`]. Times are Unix milliseconds by the answering node's clock, ages are
+//! milliseconds.
+
+use crate::clock::ClockReading;
+use crate::ids::{ClusterId, Lsn, NodeId, Ordinal};
+use crate::observed::{Reach, SettingDrift};
+use crate::record::{EdgeState, Endpoints, JoinPhase, Versions};
+use crate::state::NodeState;
+use crate::time::Wall;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Version of the JSON document.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How well it goes, as one word; the exit code of `status` follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All is as it should be: exit code 0.
+    Ok,
+    /// It works, and something needs a look: exit code 1.
+    Degraded,
+    /// Something needs somebody now: exit code 2.
+    Critical,
+}
+
+/// The whole report of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The worst of all findings.
+    pub health: Health,
+    /// Who answers.
+    pub answered_by: AnsweredBy,
+    /// The cluster, once one is known.
+    pub cluster: Option<ClusterReport>,
+    /// The answering node's own state.
+    pub node: LocalReport,
+    /// Every member that is known, the answering one among them, by name.
+    pub members: Vec<MemberReport>,
+    /// Every directed edge of the full mesh.
+    pub edges: Vec<EdgeRow>,
+    /// Tables and the replication set.
+    pub tables: TablesReport,
+    /// What is waited for, most important first.
+    pub waiting_on: Vec<WaitingOn>,
+    /// What somebody should know, most important first.
+    pub findings: Vec<Finding>,
+    /// What the agent is doing about it: the last plan's actions, in words.
+    pub doing: Vec<String>,
+    /// The founding, while there is none.
+    pub founding: Option<FoundingReport>,
+}
+
+/// Who answers, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnsweredBy {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// When.
+    pub at: Wall,
+    /// The agent's version.
+    pub version: String,
+    /// Process id of the agent.
+    pub pid: u32,
+}
+
+/// The cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// Its identity.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// The replicated database.
+    pub database: String,
+    /// Who founded it.
+    pub founder: NodeId,
+    /// Members that are ready.
+    pub ready: usize,
+    /// Members in all.
+    pub members: usize,
+    /// How many nodes the servers are sized for.
+    pub max_nodes: u16,
+    /// pglogical's conflict resolution.
+    pub conflict_resolution: String,
+}
+
+/// The answering node's own state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalReport {
+    /// Where it stands.
+    pub state: NodeState,
+    /// How far it has come, while joining.
+    pub phase: Option<JoinPhase>,
+    /// Progress of the current phase, while there is one.
+    pub progress: Option<Progress>,
+    /// Why it stands there, in words.
+    pub because: String,
+    /// Since when.
+    pub since: Wall,
+    /// Can applications write here?
+    pub gate_open: bool,
+    /// Its ordinal.
+    pub ordinal: Option<Ordinal>,
+    /// How often this agent has started.
+    pub generation: u64,
+    /// Does PostgreSQL answer? If not, why.
+    pub postgres_error: Option<String>,
+    /// Settings that aren't what the mesh needs.
+    pub drifts: Vec<SettingDrift>,
+    /// Settings that wait for a restart.
+    pub restart_pending: Vec<String>,
+    /// The clock.
+    pub clock: ClockReading,
+    /// When the certificate of this node expires; `None` before it has one.
+    pub certificate_expires: Option<Wall>,
+}
+
+/// How far something long has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done ("copying public.orders").
+    pub what: String,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes in all, as estimated.
+    pub bytes_total: u64,
+    /// Bytes a second, lately.
+    pub bytes_per_s: u64,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// Who.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its place; empty when not named.
+    pub site: String,
+    /// Its ordinal.
+    pub ordinal: Option<Ordinal>,
+    /// What it says of itself; `None` while it has not said anything.
+    pub state: Option<NodeState>,
+    /// How far it has come, while joining.
+    pub phase: Option<JoinPhase>,
+    /// Does it answer the reporting node?
+    pub reach: Reach,
+    /// Is it the reporting node itself?
+    pub local: bool,
+    /// Where it is reached.
+    pub endpoints: Option<Endpoints>,
+    /// What runs there.
+    pub versions: Versions,
+    /// Its clock.
+    pub clock: ClockReading,
+    /// Can applications write there?
+    pub gate_open: bool,
+    /// Its WAL position.
+    pub wal: Lsn,
+    /// How old its record is, milliseconds since it arrived here.
+    pub age_ms: u64,
+}
+
+/// One directed edge, subscriber <- provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeRow {
+    /// The subscriber, which owns the edge.
+    pub subscriber: NodeId,
+    /// The provider.
+    pub provider: NodeId,
+    /// What the subscriber reports.
+    pub state: EdgeState,
+    /// What it should be.
+    pub desired: EdgeState,
+    /// Milliseconds from commit to arrival, by heartbeat.
+    pub lag_ms: Option<i64>,
+    /// What PostgreSQL says, where the state needs an explanation.
+    pub detail: String,
+    /// How old this row is.
+    pub age_ms: u64,
+    /// Bytes of WAL the provider retains for this edge, where the reporting node is the provider.
+    pub retained_bytes: Option<u64>,
+}
+
+/// Tables and the replication set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct TablesReport {
+    /// Tables that are replicated.
+    pub replicated: Vec<String>,
+    /// Tables that are not, and why.
+    pub waiting: Vec<TableWaiting>,
+}
+
+/// A table that isn't replicated yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableWaiting {
+    /// "schema.table"
+    pub table: String,
+    /// Names of the nodes that lack it.
+    pub lacking: BTreeSet<String>,
+    /// Names of the nodes where its structure differs from the reporting node's.
+    pub differing: BTreeSet<String>,
+    /// Names of the nodes that could not be asked.
+    pub unknown: BTreeSet<String>,
+    /// In words.
+    pub because: String,
+}
+
+/// Something that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WaitingOn {
+    /// A stable word for programs: "peers", "promise", "postgres", "slot", "clock".
+    pub kind: String,
+    /// In words, ending in the next step where there is one.
+    pub text: String,
+}
+
+impl WaitingOn {
+    /// Makes one.
+    #[must_use]
+    pub fn new(kind: &str, text: impl Into<String>) -> WaitingOn {
+        WaitingOn { kind: kind.to_owned(), text: text.into() }
+    }
+}
+
+/// Something somebody should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How serious; `Health::Ok` is a remark.
+    pub severity: Health,
+    /// A stable word for programs: "no_primary_key", "plain_sequence", "edge_down".
+    pub code: String,
+    /// In words.
+    pub text: String,
+    /// The command that helps; never empty.
+    pub command: String,
+}
+
+/// The founding, while it is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundingReport {
+    /// How many nodes found the cluster.
+    pub expect: u16,
+    /// Who is there, by name.
+    pub present: Vec<String>,
+    /// Who is missing: addresses that don't answer.
+    pub missing: Vec<String>,
+    /// Since when founding is tried.
+    pub since: Wall,
+    /// To whom this node has promised itself.
+    pub promised_to: Option<NodeId>,
+}
+
+/// The worst of the findings.
+#[must_use]
+pub fn health_of(findings: &[Finding]) -> Health {
+    findings.iter().map(|finding| finding.severity).max().unwrap_or(Health::Ok)
+}
