@@ -73,7 +73,10 @@ pub fn judge(report: &SourceReport, error_us_max: u64) -> ClockReading {
     let bound_s =
         report.offset_s.abs() + report.root_dispersion_s.abs() + report.root_delay_s.abs() / 2.0;
     if !bound_s.is_finite() {
-        return ClockReading { source: report.source, ..ClockReading::default() };
+        return ClockReading {
+            source: report.source,
+            ..ClockReading::default()
+        };
     }
     let error_us = (bound_s * 1e6).min(1e15) as u64;
     let stale = match (report.reference_age_s, report.update_interval_s) {
@@ -119,16 +122,25 @@ mod tests {
 
     #[test]
     fn a_lost_or_wide_source_is_drifting_and_a_missing_one_unsynchronized() {
-        let lost = SourceReport { reference_age_s: Some(300.0), ..GOOD };
+        let lost = SourceReport {
+            reference_age_s: Some(300.0),
+            ..GOOD
+        };
         assert_eq!(judge(&lost, 100_000).verdict, ClockVerdict::Drifting);
         assert_eq!(judge(&GOOD, 6_000).verdict, ClockVerdict::Drifting);
-        let none = SourceReport { follows: false, ..GOOD };
+        let none = SourceReport {
+            follows: false,
+            ..GOOD
+        };
         assert_eq!(judge(&none, 100_000).verdict, ClockVerdict::Unsynchronized);
     }
 
     #[test]
     fn nonsense_is_unknown() {
-        let nonsense = SourceReport { offset_s: f64::NAN, ..GOOD };
+        let nonsense = SourceReport {
+            offset_s: f64::NAN,
+            ..GOOD
+        };
         assert_eq!(judge(&nonsense, 100_000).verdict, ClockVerdict::Unknown);
     }
 }

@@ -54,7 +54,9 @@ pub struct Hello {
 
 /// The number of one candidacy: grows with every restart and every new attempt, so that an
 /// answer to an earlier attempt is recognised. Ordered by generation, then round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Ballot {
     /// The candidate's generation: how often its agent has started.
     pub generation: u64,

@@ -192,7 +192,11 @@ pub fn pglogical_node_name(node: NodeId, epoch: DataEpoch) -> String {
 pub fn subscription_name(subscriber: (NodeId, DataEpoch), provider: (NodeId, DataEpoch)) -> String {
     let mut subscriber = incarnation_digits(subscriber.0, subscriber.1);
     subscriber.truncate(7);
-    format!("{}_{}", subscriber, incarnation_digits(provider.0, provider.1))
+    format!(
+        "{}_{}",
+        subscriber,
+        incarnation_digits(provider.0, provider.1)
+    )
 }
 
 #[cfg(test)]
@@ -221,7 +225,10 @@ mod tests {
 
     #[test]
     fn pglogical_does_not_cut_our_names() {
-        let node = (NodeId(Uuid::from_u128(u128::MAX)), DataEpoch(Uuid::from_u128(1)));
+        let node = (
+            NodeId(Uuid::from_u128(u128::MAX)),
+            DataEpoch(Uuid::from_u128(1)),
+        );
         assert!(pglogical_node_name(node.0, node.1).len() <= 16);
         assert!(subscription_name(node, node).len() <= 16);
     }

@@ -10,6 +10,8 @@ pub mod check;
 pub mod clock;
 pub mod founding;
 pub mod ids;
+pub mod life;
+pub mod memory;
 pub mod observed;
 pub mod plan;
 pub mod policy;

@@ -171,11 +171,19 @@ impl Roster {
 
     /// Refuses a lineage that neither continues ours nor is continued by it.
     pub fn check_lineage(&self, other: &[LineageId]) -> Result<(), MergeRefused> {
-        let shared = self.lineage.iter().zip(other).take_while(|(a, b)| a == b).count();
+        let shared = self
+            .lineage
+            .iter()
+            .zip(other)
+            .take_while(|(a, b)| a == b)
+            .count();
         if shared == self.lineage.len().min(other.len()) {
             return Ok(());
         }
-        let since = shared.checked_sub(1).and_then(|i| self.lineage.get(i)).copied();
+        let since = shared
+            .checked_sub(1)
+            .and_then(|i| self.lineage.get(i))
+            .copied();
         Err(MergeRefused::LineageParted { since })
     }
 
@@ -197,7 +205,12 @@ impl Roster {
         let founded = self.decree.members.iter().map(|m| m.ordinal);
         let living = self.records.values().filter_map(|r| r.ordinal);
         let buried = self.tombstones.values().filter_map(|t| t.ordinal);
-        let highest = founded.chain(living).chain(buried).map(|o| o.0).max().unwrap_or(0);
+        let highest = founded
+            .chain(living)
+            .chain(buried)
+            .map(|o| o.0)
+            .max()
+            .unwrap_or(0);
         Ordinal(highest.saturating_add(1))
     }
 
@@ -225,12 +238,18 @@ impl Roster {
         let recorded = self.records.get(&node).map(|r| r.name.to_string());
         let decreed = || self.decree.member(node).map(|m| m.name.to_string());
         let buried = || self.tombstones.get(&node).map(|t| t.name.to_string());
-        recorded.or_else(decreed).or_else(buried).unwrap_or_else(|| node.short())
+        recorded
+            .or_else(decreed)
+            .or_else(buried)
+            .unwrap_or_else(|| node.short())
     }
 
     /// Version of each record, for an exchange by digest.
     #[must_use]
     pub fn versions(&self) -> BTreeMap<NodeId, u64> {
-        self.records.iter().map(|(node, record)| (*node, record.version)).collect()
+        self.records
+            .iter()
+            .map(|(node, record)| (*node, record.version))
+            .collect()
     }
 }

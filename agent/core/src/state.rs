@@ -7,7 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a node stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
     /// The agent runs; PostgreSQL has not answered yet.
@@ -79,12 +81,24 @@ pub const TRANSITIONS: &[Transition] = {
     };
     &[
         t(Booting, Configuring, "PostgreSQL answers"),
-        t(Configuring, Discovering, "settings, role, database and extension are right"),
+        t(
+            Configuring,
+            Discovering,
+            "settings, role, database and extension are right",
+        ),
         t(Discovering, Forming, "peers answer, none is a member"),
         t(Discovering, Enrolling, "a peer is a member"),
-        t(Forming, Enrolling, "the decree names this node, or a cluster was founded without it"),
+        t(
+            Forming,
+            Enrolling,
+            "the decree names this node, or a cluster was founded without it",
+        ),
         t(Forming, Joining, "this node founded the cluster"),
-        t(Enrolling, WaitingForClock, "certificate and roster are here, the clock is not trusted"),
+        t(
+            Enrolling,
+            WaitingForClock,
+            "certificate and roster are here, the clock is not trusted",
+        ),
         t(Enrolling, Joining, "certificate and roster are here"),
         t(WaitingForClock, Joining, "the clocks agree"),
         t(Joining, Ready, "every edge is seen alive both ways"),
@@ -102,7 +116,11 @@ pub fn mermaid() -> String {
     let mut text = String::from("stateDiagram-v2\n    [*] --> booting\n");
     for transition in TRANSITIONS {
         let Transition { from, to, because } = transition;
-        text.push_str(&format!("    {} --> {}: {because}\n", from.word(), to.word()));
+        text.push_str(&format!(
+            "    {} --> {}: {because}\n",
+            from.word(),
+            to.word()
+        ));
     }
     text
 }

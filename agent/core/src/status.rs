@@ -228,7 +228,10 @@ impl WaitingOn {
     /// Makes one.
     #[must_use]
     pub fn new(kind: &str, text: impl Into<String>) -> WaitingOn {
-        WaitingOn { kind: kind.to_owned(), text: text.into() }
+        WaitingOn {
+            kind: kind.to_owned(),
+            text: text.into(),
+        }
     }
 }
 
@@ -263,5 +266,9 @@ pub struct FoundingReport {
 /// The worst of the findings.
 #[must_use]
 pub fn health_of(findings: &[Finding]) -> Health {
-    findings.iter().map(|finding| finding.severity).max().unwrap_or(Health::Ok)
+    findings
+        .iter()
+        .map(|finding| finding.severity)
+        .max()
+        .unwrap_or(Health::Ok)
 }

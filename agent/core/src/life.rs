@@ -1,0 +1,46 @@
+//! The few irreversible facts of a node's life: all that is stored, the rest is derived.
+
+use crate::ids::Ordinal;
+use crate::record::JoinPhase;
+use serde::{Deserialize, Serialize};
+
+/// How far this node's life has come. Persisted by the shell before it is acted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Life {
+    /// The stage.
+    pub stage: Stage,
+    /// The ordinal, once assigned.
+    pub ordinal: Option<Ordinal>,
+}
+
+/// The stages. A node only moves forward through them, or to `Left`.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Not a member of any cluster.
+    #[default]
+    Single,
+    /// Named by the decree, empty, its edges are made side by side.
+    Founding,
+    /// Enrolled; joins members that serve writes.
+    Joining(JoinPhase),
+    /// In the mesh: has taken writes, or may have.
+    Ready,
+    /// Draining.
+    Leaving,
+    /// Gone by its operator's wish.
+    Left,
+}
+
+impl Stage {
+    /// May applications have written here as a member of the mesh?
+    #[must_use]
+    pub fn took_writes(self) -> bool {
+        match self {
+            Stage::Ready | Stage::Leaving | Stage::Left => true,
+            Stage::Single | Stage::Founding | Stage::Joining(_) => false,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! This node's own subscriptions: it alone creates, enables, kicks and drops them.
+
+use super::{HEARTBEAT_FRESH, Inputs, Plan, View};
+use crate::action::Action;
+use crate::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
+use crate::life::Stage;
+use crate::observed::{PostgresFacts, Reach, SubscriptionFacts};
+use crate::record::{EdgeReport, EdgeState, JoinPhase, NodeRecord};
+use crate::roster::Roster;
+use crate::state::NodeState;
+use crate::status::{Finding, Health, WaitingOn};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long an enabled subscription may be without a worker before it is kicked. Workers need a
+/// moment to start, and a kick ends one that has just attached.
+const DOWN_BEFORE_KICK: Duration = Duration::from_millis(800);
+
+/// The pause between two kicks doubles from here to [`KICK_PAUSE_MAX`].
+const KICK_PAUSE: Duration = Duration::from_secs(1);
+const KICK_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// An absence shorter than this leaves TCP connections in working order.
+const ABSENCE_NOTED: Duration = Duration::from_millis(1500);
+
+/// How long after a peer's return its stream may be silent before it is reconnected.
+const SILENCE_AFTER_RETURN: Duration = Duration::from_millis(300);
+
+/// The providers this node should follow now. Members that are still joining are followed once
+/// they hold a slot for us; founding members side by side.
+#[must_use]
+pub fn desired_providers(
+    me: NodeId,
+    stage: Stage,
+    roster: &Roster,
+) -> BTreeMap<NodeId, &NodeRecord> {
+    let follows = |record: &NodeRecord| match (stage, record.state) {
+        (_, NodeState::Left) => false,
+        (Stage::Founding, _) => {
+            record.phase == Some(JoinPhase::Founding)
+                || (record.state == NodeState::Ready && record.slots_for.contains(&me))
+        }
+        (Stage::Ready, NodeState::Ready | NodeState::Leaving) => true,
+        (Stage::Ready, NodeState::Joining) => match record.phase {
+            Some(JoinPhase::Founding) => true,
+            Some(phase) => phase >= JoinPhase::Linking && record.slots_for.contains(&me),
+            None => false,
+        },
+        (Stage::Joining(phase), _) => phase >= JoinPhase::Linking,
+        // A founding member whose agent was restarted says `booting` and the like for a moment.
+        (Stage::Ready, _) => record.slots_for.contains(&me),
+        (Stage::Single | Stage::Leaving | Stage::Left, _) => false,
+    };
+    let others = roster.records.iter().filter(|(node, _)| **node != me);
+    others
+        .filter(|(_, record)| follows(record))
+        .map(|(node, record)| (*node, record))
+        .collect()
+}
+
+/// The subscription by which this node follows `provider`, if there is one.
+fn subscription_to(
+    postgres: &PostgresFacts,
+    me: (NodeId, DataEpoch),
+    provider: (NodeId, DataEpoch),
+) -> Option<(&String, &SubscriptionFacts)> {
+    let name = subscription_name(me, provider);
+    postgres.subscriptions.get_key_value(&name)
+}
+
+/// Subscriptions to nodes that are buried. Their origins stay: their numbers would be reused.
+pub(super) fn remove_buried(view: &View<'_>, plan: &mut Plan) {
+    for (node, tombstone) in &view.roster.tombstones {
+        let provider = pglogical_node_name(*node, tombstone.epoch);
+        for (name, subscription) in &view.postgres.subscriptions {
+            if subscription.provider == provider {
+                plan.actions.push(Action::DropSubscription {
+                    subscription: name.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// Creates what is missing and keeps what is there alive.
+pub(super) fn create_and_keep(view: &View<'_>, plan: &mut Plan) {
+    let stage = view.inputs.life.stage;
+    for (provider, record) in desired_providers(view.inputs.me, stage, view.roster) {
+        let peer = (provider, record.epoch);
+        match subscription_to(view.postgres, view.me(), peer) {
+            None => create(view, plan, peer),
+            Some((name, facts)) => keep(view, plan, record, (name, facts)),
+        }
+    }
+}
+
+fn create(view: &View<'_>, plan: &mut Plan, provider: (NodeId, DataEpoch)) {
+    let stage = view.inputs.life.stage;
+    let may_create = match stage {
+        // The provider is empty, or holds a slot for us since before it took writes.
+        Stage::Founding => true,
+        // Only towards a node that joins us and has made our slot; two ready nodes without an
+        // edge have a gap between them, which only a synchronisation can close.
+        Stage::Ready => view
+            .roster
+            .records
+            .get(&provider.0)
+            .is_some_and(|r| r.state == NodeState::Joining),
+        Stage::Single | Stage::Joining(_) | Stage::Leaving | Stage::Left => false,
+    };
+    if !may_create {
+        return;
+    }
+    if view.postgres.local_node.is_none() || !view.inputs.dsns.contains_key(&provider.0) {
+        return;
+    }
+    if reach(view.inputs, provider.0) == Reach::Down {
+        let text = format!("{} to answer", view.roster.name_of(provider.0));
+        plan.waiting.push(WaitingOn::new("peer", text));
+        return;
+    }
+    let subscription = subscription_name(view.me(), provider);
+    plan.actions.push(Action::CreateSubscription {
+        provider: provider.0,
+        subscription,
+    });
+}
+
+fn reach(inputs: &Inputs<'_>, node: NodeId) -> Reach {
+    inputs
+        .observed
+        .peers
+        .get(&node)
+        .copied()
+        .unwrap_or(Reach::Unknown)
+}
+
+fn keep(
+    view: &View<'_>,
+    plan: &mut Plan,
+    record: &NodeRecord,
+    (name, facts): (&String, &SubscriptionFacts),
+) {
+    let provider = record.node;
+    if let Some(dsn) = view.inputs.dsns.get(&provider)
+        && *dsn != facts.dsn
+    {
+        let subscription = name.clone();
+        plan.actions.push(Action::RedirectSubscription {
+            provider,
+            subscription,
+        });
+        return;
+    }
+    if !record.slots_for.contains(&view.inputs.me) {
+        let text = format!("the slot for this node on {}", record.name);
+        plan.waiting.push(WaitingOn::new("slot", text));
+        return;
+    }
+    if !facts.enabled {
+        let sound = facts.origin && facts.sync_status == Some('r') && facts.forwards_nothing;
+        if sound && view.inputs.life.stage != Stage::Leaving {
+            let subscription = name.clone();
+            plan.actions.push(Action::EnableSubscription {
+                provider,
+                subscription,
+            });
+        }
+        return;
+    }
+    if let Some(because) = kick_reason(view, provider, name, facts) {
+        let subscription = name.clone();
+        plan.actions.push(Action::KickSubscription {
+            provider,
+            subscription,
+            because,
+        });
+    }
+}
+
+/// Why an enabled subscription should be reconnected now, if it should.
+fn kick_reason(
+    view: &View<'_>,
+    provider: NodeId,
+    name: &str,
+    facts: &SubscriptionFacts,
+) -> Option<&'static str> {
+    let Inputs { now, memory, .. } = *view.inputs;
+    if reach(view.inputs, provider) != Reach::Up {
+        return None;
+    }
+    let returned = memory
+        .returned
+        .get(&provider)
+        .filter(|(_, away)| *away >= ABSENCE_NOTED);
+    let kicked = memory.kicked.get(name);
+    if let Some((at, _)) = returned {
+        let kicked_since = kicked.is_some_and(|(kick, _)| kick >= at);
+        let heard_since = memory
+            .heartbeats
+            .get(&provider)
+            .is_some_and(|(_, _, seen)| seen > at);
+        if !kicked_since && !heard_since && now.since(*at) >= SILENCE_AFTER_RETURN {
+            return Some("it was away, and its stream is silent");
+        }
+    }
+    if facts.worker {
+        return None;
+    }
+    let down_since = memory.down_since.get(name)?;
+    if now.since(*down_since) < DOWN_BEFORE_KICK {
+        return None;
+    }
+    let pause = kicked.map_or(Duration::ZERO, |(_, times)| {
+        KICK_PAUSE
+            .saturating_mul(1_u32 << (*times).min(5))
+            .min(KICK_PAUSE_MAX)
+    });
+    let rested = kicked.is_none_or(|(at, _)| now.since(*at) >= pause);
+    rested.then_some("it is down, and its provider answers")
+}
+
+/// How this node sees each of its inbound edges, for its record and the report.
+#[must_use]
+pub fn edge_reports(inputs: &Inputs<'_>) -> BTreeMap<NodeId, EdgeReport> {
+    let Some(roster) = inputs.roster else {
+        return BTreeMap::new();
+    };
+    let others = roster
+        .records
+        .values()
+        .filter(|record| record.node != inputs.me);
+    others
+        .map(|record| (record.node, edge_report(inputs, record)))
+        .collect()
+}
+
+fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
+    let unknown = |detail: &str| EdgeReport {
+        state: EdgeState::Unknown,
+        lag_ms: None,
+        heartbeat: 0,
+        detail: detail.to_owned(),
+    };
+    let Some(postgres) = inputs.observed.postgres.known() else {
+        return unknown("PostgreSQL does not answer");
+    };
+    let Some(epoch) = postgres.epoch else {
+        return unknown("the database is being prepared");
+    };
+    let heartbeat = postgres
+        .heartbeats
+        .get(&record.node)
+        .filter(|h| h.epoch == record.epoch);
+    let fresh =
+        inputs
+            .memory
+            .heartbeat_fresh(record.node, record.epoch, inputs.now, HEARTBEAT_FRESH);
+    let provider = (record.node, record.epoch);
+    let facts = subscription_to(postgres, (inputs.me, epoch), provider).map(|(_, facts)| facts);
+    let slot_there = record.slots_for.contains(&inputs.me);
+    let (state, detail) = judge(facts, slot_there, record.state, fresh);
+    EdgeReport {
+        state,
+        lag_ms: heartbeat.map(|h| h.lag_ms),
+        heartbeat: heartbeat.map_or(0, |h| h.number),
+        detail: detail.to_owned(),
+    }
+}
+
+/// The state of an edge from its subscription, the provider's slot, and the heartbeats.
+fn judge(
+    facts: Option<&SubscriptionFacts>,
+    slot_there: bool,
+    provider: NodeState,
+    fresh: bool,
+) -> (EdgeState, &'static str) {
+    match facts {
+        None => (EdgeState::Missing, ""),
+        Some(_) if !slot_there && provider == NodeState::Ready => (
+            EdgeState::NeedsResync,
+            "the provider holds no slot for this node any more",
+        ),
+        Some(facts) if !facts.enabled => (EdgeState::Disabled, ""),
+        Some(facts) if !facts.worker => (EdgeState::Down, "no apply worker runs"),
+        // "A worker runs" is not enough: pglogical says "replicating" over gaps.
+        Some(_) if !fresh => (EdgeState::Connecting, "no fresh heartbeat has arrived"),
+        Some(_) => (EdgeState::Replicating, ""),
+    }
+}
+
+/// Findings about this node's own edges.
+pub(super) fn findings(view: &View<'_>, plan: &mut Plan) {
+    if view.inputs.life.stage != Stage::Ready {
+        return;
+    }
+    for (provider, report) in edge_reports(view.inputs) {
+        let ready = view
+            .roster
+            .records
+            .get(&provider)
+            .is_some_and(|r| r.state == NodeState::Ready);
+        let name = view.roster.name_of(provider);
+        let down = reach(view.inputs, provider) == Reach::Down;
+        if let Some(finding) = edge_finding(&name, report.state, ready, down) {
+            plan.findings.push(finding);
+        }
+    }
+}
+
+fn edge_finding(name: &str, state: EdgeState, ready: bool, down: bool) -> Option<Finding> {
+    let (severity, code, text) = match state {
+        EdgeState::NeedsResync => (
+            Health::Critical,
+            "needs_resync",
+            format!("{name} no longer holds what this node needs next: changes are missing here"),
+        ),
+        EdgeState::Missing if ready => (
+            Health::Critical,
+            "edge_missing",
+            format!("this node has no subscription to {name}"),
+        ),
+        EdgeState::Down | EdgeState::Disabled | EdgeState::Connecting if down => (
+            Health::Degraded,
+            "peer_unreachable",
+            format!("{name} does not answer; it keeps what this node has not seen"),
+        ),
+        EdgeState::Down | EdgeState::Disabled | EdgeState::Connecting => (
+            Health::Degraded,
+            "edge_down",
+            format!("changes from {name} do not arrive ({})", state.word()),
+        ),
+        EdgeState::Unknown | EdgeState::Missing | EdgeState::Replicating => return None,
+    };
+    Some(Finding {
+        severity,
+        code: code.to_owned(),
+        text,
+        command: "pgaa-agent topology".to_owned(),
+    })
+}

@@ -1,0 +1,235 @@
+//! Where this node stands, and when it may go on.
+
+use super::slots::{SlotView, holders};
+use super::{Inputs, Plan, View, edge_reports};
+use crate::action::Action;
+use crate::ids::NodeId;
+use crate::life::Stage;
+use crate::observed::Fact;
+use crate::record::{EdgeState, JoinPhase};
+use crate::state::NodeState;
+use crate::status::WaitingOn;
+use std::collections::BTreeSet;
+
+/// The state of this node, as its record and `status` show it, and why.
+#[must_use]
+pub fn state_of(inputs: &Inputs<'_>) -> (NodeState, Option<JoinPhase>, String) {
+    let stage = inputs.life.stage;
+    if stage == Stage::Left {
+        return (NodeState::Left, None, "it has left the mesh".to_owned());
+    }
+    let postgres = match &inputs.observed.postgres {
+        Fact::Known(facts) => facts,
+        Fact::Unknown(why) => {
+            return (
+                NodeState::Booting,
+                None,
+                format!("PostgreSQL does not answer: {why}"),
+            );
+        }
+    };
+    if postgres.pglogical.is_none() || postgres.epoch.is_none() {
+        let why = "role, database and extension are being prepared";
+        return (NodeState::Configuring, None, why.to_owned());
+    }
+    match stage {
+        Stage::Single => (NodeState::Discovering, None, "looking for peers".to_owned()),
+        Stage::Founding => {
+            let why = "founding: edges are made side by side".to_owned();
+            (NodeState::Joining, Some(JoinPhase::Founding), why)
+        }
+        Stage::Joining(phase) => (
+            NodeState::Joining,
+            Some(phase),
+            format!("joining: {}", phase.word()),
+        ),
+        Stage::Ready => (
+            NodeState::Ready,
+            None,
+            "in the mesh, taking writes".to_owned(),
+        ),
+        Stage::Leaving => (
+            NodeState::Leaving,
+            None,
+            "draining before it goes".to_owned(),
+        ),
+        Stage::Left => (NodeState::Left, None, "it has left the mesh".to_owned()),
+    }
+}
+
+/// The step to the next stage, when all it needs is seen.
+pub(super) fn advance(view: &View<'_>, plan: &mut Plan) {
+    match view.inputs.life.stage {
+        Stage::Founding => founding(view, plan),
+        Stage::Joining(JoinPhase::Leasing) => plan.actions.push(Action::StartJoin),
+        Stage::Joining(JoinPhase::Linking | JoinPhase::Checking) => linked(view, plan),
+        Stage::Joining(phase) => {
+            let text = format!("the join ({})", phase.word());
+            plan.waiting.push(WaitingOn::new("join", text));
+            plan.actions.push(Action::StartJoin);
+        }
+        Stage::Ready => {
+            if !view.postgres.gate_open {
+                plan.actions.push(Action::OpenGate);
+            }
+        }
+        Stage::Single | Stage::Leaving | Stage::Left => {}
+    }
+    ordinal(view, plan);
+}
+
+fn ordinal(view: &View<'_>, plan: &mut Plan) {
+    let decreed = view
+        .roster
+        .decree
+        .member(view.inputs.me)
+        .map(|member| member.ordinal);
+    if let (None, Some(ordinal)) = (view.inputs.life.ordinal, decreed) {
+        plan.actions.push(Action::TakeOrdinal { ordinal });
+    }
+}
+
+/// A founding member becomes ready when every edge is seen alive both ways. Members that never
+/// showed up are left behind after a bounded wait, by a majority of the decreed only, so that no
+/// two groups can leave one another behind; they then join in the ordinary way.
+fn founding(view: &View<'_>, plan: &mut Plan) {
+    let me = view.inputs.me;
+    if left_behind(view) {
+        plan.actions.push(Action::StartJoin);
+        return;
+    }
+    let decreed: BTreeSet<NodeId> = view
+        .roster
+        .members()
+        .into_iter()
+        .filter(|node| *node != me)
+        .collect();
+    let silent: BTreeSet<NodeId> = decreed
+        .iter()
+        .copied()
+        .filter(|n| !view.roster.records.contains_key(n))
+        .collect();
+    let present: BTreeSet<NodeId> = decreed.difference(&silent).copied().collect();
+    let unlinked = unlinked(view, &present);
+    for node in &unlinked {
+        let text = format!(
+            "the edges between this node and {}",
+            view.roster.name_of(*node)
+        );
+        plan.waiting.push(WaitingOn::new("edge", text));
+    }
+    for node in &silent {
+        let text = format!(
+            "{} of the founding; if it is lost for ever: pgaa-agent forget {node}",
+            view.roster.name_of(*node)
+        );
+        plan.waiting.push(WaitingOn::new("peer", text));
+    }
+    let majority = 2 * (present.len() + 1) > decreed.len() + 1;
+    let waited = view
+        .inputs
+        .memory
+        .stage_since
+        .is_some_and(|since| view.inputs.now.since(since) >= view.inputs.policy.founding_wait);
+    if unlinked.is_empty() && (silent.is_empty() || (majority && waited)) {
+        plan.actions.extend(drop_slots_of(view, &silent));
+        plan.actions.push(Action::DeclareReady);
+        plan.actions.push(Action::OpenGate);
+    }
+}
+
+/// Is a member ready that holds no slot for this founding node? Then it has opened without us.
+fn left_behind(view: &View<'_>) -> bool {
+    let me = view.inputs.me;
+    let others = view
+        .roster
+        .records
+        .values()
+        .filter(|record| record.node != me);
+    others
+        .into_iter()
+        .any(|record| record.state == NodeState::Ready && !record.slots_for.contains(&me))
+}
+
+fn drop_slots_of(view: &View<'_>, silent: &BTreeSet<NodeId>) -> Vec<Action> {
+    let mut drops = Vec::new();
+    for node in silent {
+        let Some(epoch) = view.roster.epoch(*node) else {
+            continue;
+        };
+        let suffix = super::slots::slot_suffix((*node, epoch), view.me());
+        let slots = view
+            .postgres
+            .slots
+            .keys()
+            .filter(|name| name.ends_with(&suffix));
+        drops.extend(slots.map(|s| Action::DropSlot {
+            slot: s.clone(),
+            subscriber: *node,
+        }));
+    }
+    drops
+}
+
+/// Of `nodes`, those with which the edges aren't alive both ways yet.
+fn unlinked(view: &View<'_>, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let me = view.inputs.me;
+    let inbound = edge_reports(view.inputs);
+    let slots = holders(&SlotView {
+        me: view.me(),
+        roster: view.roster,
+        postgres: view.postgres,
+    });
+    let linked = |node: &NodeId| {
+        let arrives = inbound
+            .get(node)
+            .is_some_and(|e| e.state == EdgeState::Replicating);
+        let record = view.roster.records.get(node);
+        let leaves = record
+            .and_then(|r| r.edges.get(&me))
+            .is_some_and(|edge| edge.state == EdgeState::Replicating);
+        arrives && leaves && slots.contains(node)
+    };
+    nodes.iter().copied().filter(|node| !linked(node)).collect()
+}
+
+/// A joiner whose edges are all made becomes ready when they are seen alive both ways.
+fn linked(view: &View<'_>, plan: &mut Plan) {
+    let me = view.inputs.me;
+    let takes_part = |node: &NodeId| {
+        view.roster
+            .records
+            .get(node)
+            .is_some_and(|r| r.state == NodeState::Ready)
+    };
+    let members: BTreeSet<NodeId> = view
+        .roster
+        .members()
+        .into_iter()
+        .filter(|n| *n != me && takes_part(n))
+        .collect();
+    let unlinked = unlinked(view, &members);
+    for node in &unlinked {
+        let text = format!(
+            "the edges between this node and {}",
+            view.roster.name_of(*node)
+        );
+        plan.waiting.push(WaitingOn::new("edge", text));
+    }
+    if unlinked.is_empty() {
+        plan.actions.push(Action::DeclareReady);
+        plan.actions.push(Action::OpenGate);
+    }
+}
+
+/// The members for whom this node holds a usable slot, for its record.
+#[must_use]
+pub fn slots_for(inputs: &Inputs<'_>) -> Option<BTreeSet<NodeId>> {
+    let postgres = inputs.observed.postgres.known()?;
+    let me = (inputs.me, postgres.epoch?);
+    Some(holders(&SlotView {
+        me,
+        roster: inputs.roster?,
+        postgres,
+    }))
+}
