@@ -25,6 +25,8 @@ pub struct Settings {
     pub clock: ClockSettings,
     /// Where files are kept.
     pub paths: PathSettings,
+    /// The log.
+    pub log: LogSettings,
 }
 
 /// `[node]`
@@ -113,6 +115,13 @@ pub struct ClockSettings {
     pub error_max: Duration,
     /// `clock.chronyc`: the program to ask.
     pub chronyc: PathBuf,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// `log.level`: what is logged at most.
+    pub level: log::LevelFilter,
 }
 
 /// `[paths]`
