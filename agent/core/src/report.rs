@@ -1,0 +1,296 @@
+//! The status report, made from the same inputs as the plan.
+
+use crate::clock::{ClockReading, ClockVerdict};
+use crate::ids::NodeId;
+use crate::life::Stage;
+use crate::observed::{Fact, Reach};
+use crate::plan::{Inputs, Plan, desired_providers, state_of};
+use crate::record::{EdgeState, NodeRecord};
+use crate::roster::Roster;
+use crate::state::NodeState;
+use crate::status::{
+    AnsweredBy, ClusterReport, EdgeRow, Finding, FoundingReport, Health, LocalReport, MemberReport,
+    Progress, SCHEMA_VERSION, StatusReport, WaitingOn, health_of,
+};
+use crate::time::Wall;
+use std::collections::BTreeMap;
+
+/// What the report needs beside the plan and its inputs.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Who answers.
+    pub answered_by: AnsweredBy,
+    /// How often the agent has started.
+    pub generation: u64,
+    /// Since when the node is in its state.
+    pub since: Wall,
+    /// The clock.
+    pub clock: ClockReading,
+    /// How long ago each record arrived, milliseconds.
+    pub ages_ms: BTreeMap<NodeId, u64>,
+    /// When the node's certificate expires.
+    pub certificate_expires: Option<Wall>,
+    /// The founding, while it is under way, and the state it stands for.
+    pub founding: Option<(FoundingReport, NodeState, String)>,
+    /// What the founding waits for.
+    pub founding_waiting: Vec<WaitingOn>,
+    /// Findings of the shell.
+    pub findings: Vec<Finding>,
+    /// Progress of something long.
+    pub progress: Option<Progress>,
+}
+
+/// Makes the report.
+#[must_use]
+pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusReport {
+    let members = inputs
+        .roster
+        .map_or_else(Vec::new, |r| member_rows(inputs, r, &around));
+    let mut findings = plan.findings.clone();
+    findings.extend(clock_finding(&around.clock));
+    findings.extend(around.findings.iter().cloned());
+    findings.extend(state_finding(inputs, &around));
+    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    let mut waiting_on = around.founding_waiting.clone();
+    waiting_on.extend(plan.waiting.iter().cloned());
+    StatusReport {
+        schema_version: SCHEMA_VERSION,
+        health: health_of(&findings),
+        cluster: inputs
+            .roster
+            .map(|roster| cluster_row(inputs, roster, &members)),
+        node: local_row(inputs, &around),
+        edges: inputs
+            .roster
+            .map_or_else(Vec::new, |r| edge_rows(inputs, r, &around)),
+        members,
+        tables: plan.tables.clone(),
+        waiting_on,
+        findings,
+        doing: plan.actions.iter().map(ToString::to_string).collect(),
+        founding: around.founding.map(|(founding, _, _)| founding),
+        answered_by: around.answered_by,
+    }
+}
+
+fn local_row(inputs: &Inputs<'_>, around: &Surroundings) -> LocalReport {
+    let (mut state, phase, mut because) = state_of(inputs);
+    if let (Some((_, founding, why)), NodeState::Discovering) = (&around.founding, state) {
+        state = *founding;
+        because.clone_from(why);
+    }
+    let postgres = inputs.observed.postgres.known();
+    LocalReport {
+        state,
+        phase,
+        progress: around.progress.clone(),
+        because,
+        since: around.since,
+        gate_open: postgres.is_some_and(|p| p.gate_open),
+        ordinal: inputs.life.ordinal,
+        generation: around.generation,
+        postgres_error: match &inputs.observed.postgres {
+            Fact::Known(_) => None,
+            Fact::Unknown(why) => Some(why.clone()),
+        },
+        drifts: postgres.map(|p| p.drifts.clone()).unwrap_or_default(),
+        restart_pending: postgres
+            .map(|p| p.restart_pending.clone())
+            .unwrap_or_default(),
+        clock: around.clock,
+        certificate_expires: around.certificate_expires,
+    }
+}
+
+fn cluster_row(inputs: &Inputs<'_>, roster: &Roster, members: &[MemberReport]) -> ClusterReport {
+    ClusterReport {
+        id: roster.decree.cluster,
+        name: roster.decree.cluster_name.to_string(),
+        database: inputs.policy.database.clone(),
+        founder: roster.decree.founder,
+        ready: members
+            .iter()
+            .filter(|m| m.state == Some(NodeState::Ready))
+            .count(),
+        members: members.len(),
+        max_nodes: inputs.policy.max_nodes,
+        conflict_resolution: inputs.policy.conflict_resolution.as_setting().to_owned(),
+    }
+}
+
+fn member_rows(inputs: &Inputs<'_>, roster: &Roster, around: &Surroundings) -> Vec<MemberReport> {
+    let mut rows: Vec<MemberReport> = roster
+        .members()
+        .into_iter()
+        .map(|node| member_row(inputs, roster, around, node))
+        .collect();
+    rows.sort_by(|a, b| (&a.name, a.node).cmp(&(&b.name, b.node)));
+    rows
+}
+
+fn member_row(
+    inputs: &Inputs<'_>,
+    roster: &Roster,
+    around: &Surroundings,
+    node: NodeId,
+) -> MemberReport {
+    let record = roster.records.get(&node);
+    let local = node == inputs.me;
+    let decreed = || roster.decree.member(node).map(|m| m.ordinal);
+    let reach = inputs
+        .observed
+        .peers
+        .get(&node)
+        .copied()
+        .unwrap_or(Reach::Unknown);
+    MemberReport {
+        node,
+        name: roster.name_of(node),
+        site: record.map(|r| r.site.clone()).unwrap_or_default(),
+        ordinal: record.and_then(|r| r.ordinal).or_else(decreed),
+        state: if local {
+            Some(state_of(inputs).0)
+        } else {
+            record.map(|r| r.state)
+        },
+        phase: if local {
+            state_of(inputs).1
+        } else {
+            record.and_then(|r| r.phase)
+        },
+        reach: if local { Reach::Up } else { reach },
+        local,
+        endpoints: record.map(|r| r.endpoints),
+        versions: record.map(|r| r.versions.clone()).unwrap_or_default(),
+        clock: record.map(|r| r.clock).unwrap_or_default(),
+        gate_open: record.is_some_and(|r| r.gate_open),
+        wal: record.map(|r| r.wal).unwrap_or_default(),
+        age_ms: if local {
+            0
+        } else {
+            around.ages_ms.get(&node).copied().unwrap_or(0)
+        },
+    }
+}
+
+fn edge_rows(inputs: &Inputs<'_>, roster: &Roster, around: &Surroundings) -> Vec<EdgeRow> {
+    let members = roster.members();
+    let mut rows = Vec::new();
+    for subscriber in &members {
+        for provider in members.iter().filter(|provider| *provider != subscriber) {
+            rows.push(edge_row(inputs, roster, around, (*subscriber, *provider)));
+        }
+    }
+    rows
+}
+
+fn edge_row(
+    inputs: &Inputs<'_>,
+    roster: &Roster,
+    around: &Surroundings,
+    (subscriber, provider): (NodeId, NodeId),
+) -> EdgeRow {
+    let own = (subscriber == inputs.me).then(|| crate::plan::edge_reports(inputs));
+    let reported = roster
+        .records
+        .get(&subscriber)
+        .map(|r: &NodeRecord| &r.edges);
+    let report = own
+        .as_ref()
+        .or(reported)
+        .and_then(|edges| edges.get(&provider));
+    let retained = inputs
+        .observed
+        .postgres
+        .known()
+        .filter(|_| provider == inputs.me);
+    let retained_bytes = retained.and_then(|postgres| {
+        let me = (provider, postgres.epoch?);
+        let name = crate::ids::subscription_name((subscriber, roster.epoch(subscriber)?), me);
+        let slot = postgres
+            .slots
+            .iter()
+            .find(|(slot, _)| slot.ends_with(&name));
+        slot.map(|(_, facts)| facts.retained_bytes)
+    });
+    EdgeRow {
+        subscriber,
+        provider,
+        state: report.map_or(EdgeState::Unknown, |r| r.state),
+        desired: desired(inputs, roster, (subscriber, provider)),
+        lag_ms: report.and_then(|r| r.lag_ms),
+        detail: report.map(|r| r.detail.clone()).unwrap_or_default(),
+        age_ms: around
+            .ages_ms
+            .get(&subscriber)
+            .copied()
+            .filter(|_| own.is_none())
+            .unwrap_or(0),
+        retained_bytes,
+    }
+}
+
+/// What an edge should be: replicating between members that are ready or being made so.
+fn desired(
+    inputs: &Inputs<'_>,
+    roster: &Roster,
+    (subscriber, provider): (NodeId, NodeId),
+) -> EdgeState {
+    let stage = if subscriber == inputs.me {
+        inputs.life.stage
+    } else {
+        match roster.records.get(&subscriber).map(|r| (r.state, r.phase)) {
+            Some((NodeState::Joining, Some(crate::record::JoinPhase::Founding))) => Stage::Founding,
+            Some((NodeState::Joining, Some(phase))) => Stage::Joining(phase),
+            Some((NodeState::Left | NodeState::Leaving, _)) => Stage::Leaving,
+            Some(_) => Stage::Ready,
+            None => return EdgeState::Missing,
+        }
+    };
+    let follows = desired_providers(subscriber, stage, roster).contains_key(&provider);
+    if follows {
+        EdgeState::Replicating
+    } else {
+        EdgeState::Missing
+    }
+}
+
+fn clock_finding(clock: &ClockReading) -> Option<Finding> {
+    let text = match clock.verdict {
+        ClockVerdict::Synchronized => return None,
+        ClockVerdict::Unknown => "the clock's quality is unknown: no time source could be asked",
+        ClockVerdict::Drifting => "the clock drifts: its source is lost or its error too large",
+        ClockVerdict::Unsynchronized => "the clock follows no time source",
+    };
+    Some(Finding {
+        severity: Health::Degraded,
+        code: "clock".to_owned(),
+        text: format!("{text}; last-update-wins rests on clocks that agree"),
+        command: "systemctl status chrony; chronyc sources".to_owned(),
+    })
+}
+
+/// A node that isn't ready is at least degraded, and a server that doesn't answer critical.
+fn state_finding(inputs: &Inputs<'_>, around: &Surroundings) -> Option<Finding> {
+    let row = local_row(inputs, around);
+    let severity = match row.state {
+        NodeState::Ready => return None,
+        NodeState::Quarantined => Health::Critical,
+        NodeState::Booting if inputs.life.stage.took_writes() => Health::Critical,
+        NodeState::Booting
+        | NodeState::Configuring
+        | NodeState::Discovering
+        | NodeState::Forming
+        | NodeState::Enrolling
+        | NodeState::WaitingForClock
+        | NodeState::Joining
+        | NodeState::Leaving
+        | NodeState::Left => Health::Degraded,
+    };
+    Some(Finding {
+        severity,
+        code: "not_ready".to_owned(),
+        text: format!("this node is {}: {}", row.state.word(), row.because),
+        command: "pgaa-agent wait --for=ready".to_owned(),
+    })
+}

@@ -1,0 +1,58 @@
+//! What the agent must not forget: life, roster, founding. One JSON file each in the state
+//! directory, written before anything rests on it.
+//!
+//! Must not decide anything; certificates and tokens are `trust`'s.
+
+use crate::durable::{self, DurableError};
+use pgaa_core::founding::Durable;
+use pgaa_core::life::Life;
+use pgaa_core::roster::Roster;
+use std::path::{Path, PathBuf};
+
+/// The durable files of the mesh.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    /// The files in `state_dir`.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Store {
+        Store { directory: state_dir.to_owned() }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// This node's life; the default for a new node.
+    pub fn life(&self) -> Result<Life, DurableError> {
+        Ok(durable::read_json(&self.file("life.json"))?.unwrap_or_default())
+    }
+
+    /// Stores this node's life.
+    pub fn set_life(&self, life: &Life) -> Result<(), DurableError> {
+        durable::write_json(&self.file("life.json"), life)
+    }
+
+    /// The roster, once there is one.
+    pub fn roster(&self) -> Result<Option<Roster>, DurableError> {
+        durable::read_json(&self.file("roster.json"))
+    }
+
+    /// Stores the roster.
+    pub fn set_roster(&self, roster: &Roster) -> Result<(), DurableError> {
+        durable::write_json(&self.file("roster.json"), roster)
+    }
+
+    /// Promise, ballots and decree; the default for a new node.
+    pub fn founding(&self) -> Result<Durable, DurableError> {
+        Ok(durable::read_json(&self.file("founding.json"))?.unwrap_or_default())
+    }
+
+    /// Stores promise, ballots and decree.
+    pub fn set_founding(&self, founding: &Durable) -> Result<(), DurableError> {
+        durable::write_json(&self.file("founding.json"), founding)
+    }
+}
