@@ -59,7 +59,9 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     file.sync_all().map_err(failed("sync", &temporary))?;
     fs::rename(&temporary, path).map_err(failed("replace", path))?;
     let directory_handle = File::open(directory).map_err(failed("open", directory))?;
-    directory_handle.sync_all().map_err(failed("sync", directory))
+    directory_handle
+        .sync_all()
+        .map_err(failed("sync", directory))
 }
 
 /// Reads a file; `None` when there is none.
@@ -86,22 +88,33 @@ pub fn remove(path: &Path) -> Result<(), DurableError> {
 /// Makes a directory and its parents with `mode`, if they aren't there.
 pub fn make_directory(path: &Path, mode: u32) -> Result<(), DurableError> {
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(mode).create(path).map_err(failed("create", path))
+    builder
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(failed("create", path))
 }
 
 /// Writes a value as JSON, mode 0600.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), DurableError> {
-    let bytes = serde_json::to_vec_pretty(value)
-        .map_err(|source| DurableError::Damaged { path: path.to_owned(), source })?;
+    let bytes = serde_json::to_vec_pretty(value).map_err(|source| DurableError::Damaged {
+        path: path.to_owned(),
+        source,
+    })?;
     write(path, &bytes, 0o600)
 }
 
 /// Reads a JSON file; `None` when there is none.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DurableError> {
-    let Some(bytes) = read(path)? else { return Ok(None) };
+    let Some(bytes) = read(path)? else {
+        return Ok(None);
+    };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|source| DurableError::Damaged { path: path.to_owned(), source })
+        .map_err(|source| DurableError::Damaged {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 #[cfg(test)]

@@ -58,12 +58,18 @@ impl Events {
         let path = state_dir.join("events.jsonl");
         let bytes = durable::read(&path).unwrap_or_default().unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        let mut kept: VecDeque<Event> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut kept: VecDeque<Event> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
         while kept.len() > KEPT_MAX {
             kept.pop_front();
         }
-        let events = Events { path, kept: Mutex::new(kept), feed: broadcast::channel(256).0 };
+        let events = Events {
+            path,
+            kept: Mutex::new(kept),
+            feed: broadcast::channel(256).0,
+        };
         events.compact();
         events
     }
@@ -73,9 +79,15 @@ impl Events {
     }
 
     fn compact(&self) {
-        let lines: Vec<String> =
-            self.lock().iter().filter_map(|event| serde_json::to_string(event).ok()).collect();
-        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let lines: Vec<String> = self
+            .lock()
+            .iter()
+            .filter_map(|event| serde_json::to_string(event).ok())
+            .collect();
+        let text = lines
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>();
         if let Err(error) = durable::write(&self.path, text.as_bytes(), 0o600) {
             warn!("events can't be kept on disk: {error}");
         }
@@ -107,9 +119,15 @@ impl Events {
     }
 
     fn append(&self, event: &Event) {
-        let Ok(mut line) = serde_json::to_vec(event) else { return };
+        let Ok(mut line) = serde_json::to_vec(event) else {
+            return;
+        };
         line.push(b'\n');
-        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+        let opened = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&self.path);
         if let Err(error) = opened.and_then(|mut file| file.write_all(&line)) {
             warn!("an event can't be kept on disk: {error}");
         }
@@ -118,7 +136,11 @@ impl Events {
     /// The events since `since`, oldest first.
     #[must_use]
     pub fn since(&self, since: Wall) -> Vec<Event> {
-        self.lock().iter().filter(|event| event.at >= since).cloned().collect()
+        self.lock()
+            .iter()
+            .filter(|event| event.at >= since)
+            .cloned()
+            .collect()
     }
 
     /// Events from now on.

@@ -1,2 +1,2 @@
 //! Tests in virtual time.
-fn main(){}
+fn main() {}

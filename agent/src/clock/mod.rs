@@ -16,13 +16,18 @@ impl Clocks {
     #[expect(clippy::disallowed_methods, reason = "this is the one clock handle")]
     #[must_use]
     pub fn start() -> Clocks {
-        Clocks { start: Instant::now() }
+        Clocks {
+            start: Instant::now(),
+        }
     }
 
     /// Both readings.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now { mono: self.mono(), wall: self.wall() }
+        Now {
+            mono: self.mono(),
+            wall: self.wall(),
+        }
     }
 
     /// Milliseconds since the start; keeps counting through steps of the wall clock.

@@ -1,0 +1,112 @@
+//! One run at a time, and nothing left over from runs that were killed.
+//!
+//! Only ends processes inside namespaces whose names say that a test made them, and only when
+//! that test is gone.
+
+use crate::command::{call, clean, output};
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// What the names of all namespaces and directories of the tests begin with.
+pub const PREFIX: &str = "pgaat";
+
+/// Where the tests keep their directories. Short, because the path of a Unix socket may have
+/// 107 bytes only.
+const ROOT: &str = "/tmp";
+
+/// Held while a cluster runs: two clusters at once on two cores would measure one another.
+#[derive(Debug)]
+pub struct RunLock {
+    _lock: Flock<File>,
+}
+
+/// Waits until no other cluster runs.
+pub fn lock() -> Result<RunLock> {
+    let path = Path::new(ROOT).join(format!("{PREFIX}.lock"));
+    let file = File::options().create(true).append(true).open(&path)?;
+    let lock = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("{} can't be locked", path.display()))?;
+    Ok(RunLock { _lock: lock })
+}
+
+/// The name of a run of this process.
+#[must_use]
+pub fn run_name(number: u32) -> String {
+    format!("{PREFIX}-{}-{number}", std::process::id())
+}
+
+/// The directory of a run.
+#[must_use]
+pub fn run_directory(run: &str) -> PathBuf {
+    Path::new(ROOT).join(run)
+}
+
+/// Removes what runs that were killed left behind.
+pub fn sweep() -> Result<()> {
+    for namespace in namespaces()? {
+        if is_abandoned(&namespace) {
+            remove_namespace(&namespace)?;
+        }
+    }
+    for entry in fs::read_dir(ROOT)? {
+        let entry = entry?;
+        if is_abandoned(&entry.file_name().to_string_lossy()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends what still runs in a namespace of ours, and removes it.
+pub fn remove_namespace(namespace: &str) -> Result<()> {
+    for pid in call("ip", &["netns", "pids", namespace])?.lines() {
+        if let Ok(pid) = pid.trim().parse() {
+            // It may have ended since it was listed; that is what is wanted.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    call("ip", &["netns", "delete", namespace]).map(drop)
+}
+
+fn namespaces() -> Result<Vec<String>> {
+    let listed = output(clean("ip").args(["netns", "list"]))?;
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Does the name belong to a run whose process no longer exists?
+fn is_abandoned(name: &str) -> bool {
+    let mut parts = name.split('-');
+    let ours = parts.next() == Some(PREFIX);
+    let owner = parts.next().and_then(|part| part.parse::<u32>().ok());
+    ours && owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_dead_run_made_is_abandoned() {
+        assert!(
+            is_abandoned("pgaat-4194999-0-a"),
+            "no such process can exist"
+        );
+        assert!(
+            !is_abandoned(&format!("{}-a", run_name(0))),
+            "this process is alive"
+        );
+        for foreign in ["pgaat.lock", "pgaat", "pgaat-x-0", "other-4194999-0", ""] {
+            assert!(!is_abandoned(foreign), "{foreign} is not ours");
+        }
+    }
+}

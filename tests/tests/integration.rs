@@ -1,2 +1,0 @@
-//! Real PostgreSQL in network namespaces.
-fn main() {}

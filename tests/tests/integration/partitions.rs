@@ -1,0 +1,92 @@
+//! Partitions: both sides go on taking writes, and hold the same rows once it is healed.
+
+use crate::{ASSEMBLY_MAX, RECOVERY_MAX, seconds};
+use anyhow::{Result, ensure};
+use pgaa_core::observed::Reach;
+use pgaa_tests::cluster::Cluster;
+use pgaa_tests::node::Node;
+use pgaa_tests::scenario::play;
+use pgaa_tests::workload::{await_convergence, create_orders, write_orders};
+
+#[test]
+fn halves_and_one_way_cuts_heal() -> Result<()> {
+    play(4, |cluster| {
+        let [a, b, c, d] = cluster.each()?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_orders(cluster)?;
+        let slots = slots(cluster)?;
+
+        cluster.net.partition(&[&["a", "b"], &["c", "d"]])?;
+        cluster.eventually(seconds(30), "each half misses the other", |_| {
+            misses(a, c)?;
+            misses(d, b)
+        })?;
+        write_everywhere(cluster, 10)?;
+        heal(cluster, 40)?;
+
+        cluster.net.cut_one_way("a", "c")?;
+        write_everywhere(cluster, 10)?;
+        cluster.eventually(seconds(30), "b and d have all rows", |_| {
+            has_rows(b, 80)?;
+            has_rows(d, 80)
+        })?;
+        heal(cluster, 80)?;
+
+        let after = self::slots(cluster)?;
+        ensure!(slots == after, "slots changed from\n{slots}\nto\n{after}");
+        Ok(())
+    })
+}
+
+fn heal(cluster: &Cluster, rows: usize) -> Result<()> {
+    cluster.net.heal()?;
+    await_convergence(cluster, rows)?;
+    cluster.eventually(RECOVERY_MAX, "the mesh is whole again", Cluster::assembled)?;
+    Ok(())
+}
+
+/// Nothing is dropped and made anew because a peer was out of reach.
+fn slots(cluster: &Cluster) -> Result<String> {
+    const SLOTS: &str =
+        "select slot_name, catalog_xmin is not null from pg_replication_slots order by 1";
+    let each = cluster.nodes().iter().map(|node| node.sql(SLOTS));
+    Ok(each.collect::<Result<Vec<_>>>()?.join("\n"))
+}
+
+fn misses(node: &Node, other: &Node) -> Result<()> {
+    let report = node.status()?;
+    let member = report
+        .members
+        .iter()
+        .find(|member| member.name == other.name());
+    let reach = member.map(|member| &member.reach);
+    ensure!(
+        !matches!(reach, Some(Reach::Up)),
+        "{} says that {} is {reach:?}",
+        node.name(),
+        other.name()
+    );
+    ensure!(
+        report.node.gate_open,
+        "a partition must not keep {} from writes",
+        node.name()
+    );
+    Ok(())
+}
+
+fn has_rows(node: &Node, rows: usize) -> Result<()> {
+    let count = node.sql("select count(*) from public.orders")?;
+    ensure!(
+        count == rows.to_string(),
+        "{} has {count} rows of {rows}",
+        node.name()
+    );
+    Ok(())
+}
+
+fn write_everywhere(cluster: &Cluster, rows: usize) -> Result<()> {
+    cluster
+        .nodes()
+        .iter()
+        .try_for_each(|node| write_orders(node, rows))
+}
