@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod credentials;
 pub mod identity;
+pub mod keyring;
 pub mod names;
 pub mod token;
 pub mod tokens;
@@ -14,6 +15,7 @@ pub mod verify;
 pub use authority::Authority;
 pub use credentials::Credentials;
 pub use identity::Identity;
+pub use keyring::Keyring;
 pub use names::PeerName;
 pub use token::{JoinToken, Secret, TokenId};
 pub use tokens::Tokens;
