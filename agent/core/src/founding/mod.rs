@@ -3,6 +3,27 @@
 //! Two foundings are the one error nobody can repair, so the founder is never guessed: a
 //! candidate needs the durable promise of every founding member, and a promise is given to one
 //! candidate at a time.
+//!
+//! [`Founding`] is the whole protocol without its I/O. Its owner calls [`Founding::tick`] a few
+//! times a second and after every other call, and does what it returns. Must not send, store or
+//! wait by itself.
+//!
+//! Why there is at most one founding. A candidate mints under one [`Ballot`], once, and only with
+//! the promises of `expect` nodes given for that very ballot. It leaves a ballot before it
+//! releases it, never returns to it (a restart raises the generation), and never releases after
+//! it has minted. Any two sets of `expect` nodes out of fewer than 2 x `expect` share a node, and
+//! that node has promised itself to one candidate only.
+
+mod answer;
+mod book;
+mod machine;
+mod obstacle;
+mod operator;
+#[cfg(test)]
+mod tests;
+
+pub use machine::{Ask, Durable, Founding, Promise, Standing, Step};
+pub use operator::{OnlyMeRefused, ReleaseRefused};
 
 use crate::ids::{ClusterId, DataEpoch, Name, NodeId};
 use crate::record::Endpoints;
@@ -50,6 +71,9 @@ pub struct Hello {
     pub enrols: bool,
     /// Other nodes it knows, and where: how one seed is enough to find all.
     pub known: Vec<(NodeId, SocketAddr)>,
+    /// To whom it has promised itself, under which ballot: a candidate that has given that
+    /// ballot up, or has forgotten it in a crash, releases it when it reads this.
+    pub promised: Option<(NodeId, Ballot)>,
 }
 
 /// The number of one candidacy: grows with every restart and every new attempt, so that an
@@ -89,6 +113,10 @@ pub enum Request {
 
 /// An answer of the founding protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "short-lived, and the large variant is the usual one"
+)]
 pub enum Response {
     /// This is what I am.
     Hello(Hello),
