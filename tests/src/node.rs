@@ -128,19 +128,31 @@ impl Node {
     /// Writes what an operator would have in place before the agent comes: the server's own
     /// settings, a line for applications, the agent's configuration and the token.
     pub fn configure(&self, config: &NodeConfig) -> Result<()> {
-        let settings = self.data_directory().join("postgresql.conf");
-        let mut text = fs::read_to_string(&settings)?;
         // `fsync = off` loses nothing here: kill -9 leaves the kernel's page cache alone.
-        text.push_str(&format!(
-            "\nunix_socket_directories = '{}'\nport = 5432\nfsync = off\nshared_buffers = 32MB\n",
+        let settings = format!(
+            "unix_socket_directories = '{}'\nport = 5432\nfsync = off\nshared_buffers = 32MB\n",
             self.socket_directory().display()
-        ));
-        server_file(&settings, &text, 0o600)?;
-        let hba = self.data_directory().join("pg_hba.conf");
-        let mut text = fs::read_to_string(&hba)?;
-        text.push_str("host all all 10.77.0.0/24 scram-sha-256\n");
-        server_file(&hba, &text, 0o600)?;
+        );
+        self.amend("postgresql.conf", &settings)?;
+        let line = format!("host all {APPLICATION} 10.77.0.0/24 scram-sha-256\n");
+        self.amend("pg_hba.conf", &line)?;
         self.configure_agent(config)
+    }
+
+    /// Adds lines to a file of the data directory, as an operator does by hand.
+    pub fn amend(&self, file: &str, lines: &str) -> Result<()> {
+        let path = self.data_directory().join(file);
+        let text = fs::read_to_string(&path)?;
+        server_file(&path, &format!("{text}\n{lines}"), 0o600)
+    }
+
+    /// Does this server know a setting? Asks the program, not a running server.
+    pub fn server_knows(&self, setting: &str) -> Result<bool> {
+        let mut command = as_server(format!("{SERVER_BIN}/postgres"));
+        command
+            .args(["-C", setting, "-D"])
+            .arg(self.data_directory());
+        Ok(output(&mut command)?.status.success())
     }
 
     /// Writes the agent's configuration and the token alone.
@@ -198,6 +210,12 @@ impl Node {
             .arg(self.agent_socket())
             .args(arguments);
         output(&mut command)
+    }
+
+    /// The agent's program.
+    #[must_use]
+    pub fn agent_program(&self) -> &Path {
+        &self.agent_binary
     }
 
     /// The socket that can do everything.
