@@ -1,0 +1,354 @@
+//! Makes the local PostgreSQL ready for the mesh: before its first start, so that none has to
+//! follow. Doing it again changes nothing.
+//!
+//! Works on files only and never starts, stops or asks a server. Roles, the database and the
+//! extension are made later, over SQL.
+
+use super::conf::{self, ConfError, Files};
+use super::gate::{self, AccessFiles, GateError, replace};
+use super::hba::Gate;
+use super::layout::Kind;
+use super::needed::{Inputs, Needed, Note, TlsFiles, needed};
+use super::owner::{Owner, OwnerError};
+use super::server::{Server, ServerError};
+use crate::config::Settings;
+use crate::durable::{self, DurableError};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::geteuid;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Our file, below the configuration directory. Debian's clusters include `conf.d`.
+const OUR_FILE: &str = "conf.d/90-pgaa.conf";
+/// In the state directory while a new cluster isn't finished, with what is being done.
+const INTENT: &str = "provisioning";
+const CREATING: &[u8] = b"creating the cluster\n";
+const CONFIGURING: &[u8] = b"configuring the new cluster\n";
+
+/// PostgreSQL can't be made ready.
+#[derive(Debug, Error)]
+pub enum ProvisionError {
+    /// We can't act for the owner of the files.
+    #[error("PostgreSQL's files can't be used")]
+    Owner(#[from] OwnerError),
+    /// One of PostgreSQL's programs failed.
+    #[error("PostgreSQL can't be made ready")]
+    Server(#[from] ServerError),
+    /// The configuration can't be read.
+    #[error("PostgreSQL's configuration can't be read")]
+    Conf(#[from] ConfError),
+    /// A file can't be written.
+    #[error("PostgreSQL's configuration can't be written")]
+    File(#[from] DurableError),
+    /// pg_hba.conf or pg_ident.conf can't be written.
+    #[error("the gate can't be set")]
+    Gate(#[from] GateError),
+    /// A directory can't be made.
+    #[error("cannot create {}", path.display())]
+    Directory {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// pglogical isn't installed; a server told to load it would not start.
+    #[error("pglogical is not installed for the server in {}: install postgresql-<version>-pglogical", .0.display())]
+    NoPglogical(PathBuf),
+    /// A file of the certificate is missing; a server told to use it would not start.
+    #[error("{} can't be read by {user}: start pgaa-agent once, it makes the certificate", path.display())]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+        /// Who has to read it.
+        user: String,
+    },
+    /// PostgreSQL would refuse the key.
+    #[error("{} may be read by others, and PostgreSQL refuses such a key: chmod 0600 it", .0.display())]
+    OpenKey(PathBuf),
+    /// An earlier run broke off while the cluster was made.
+    #[error(
+        "{} was left half made by a run that broke off: remove it if nothing in it is yours, or \
+         remove {} if it is a cluster to be kept",
+        data_dir.display(), intent.display()
+    )]
+    HalfMade {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Our note about it.
+        intent: PathBuf,
+    },
+    /// The data directory holds something else.
+    #[error("{} is not empty and holds no PostgreSQL cluster: empty it, or set postgres.data_dir", .0.display())]
+    NotEmpty(PathBuf),
+    /// The size of the disk can't be found out.
+    #[error("cannot see how large the disk of {} is", path.display())]
+    Disk {
+        /// A directory on it.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvisionReport {
+    /// Was the cluster made by this run, or by one before that broke off?
+    pub created: bool,
+    /// The gate now.
+    pub gate: Gate,
+    /// What was changed, a sentence each; empty when all was as it should be.
+    pub done: Vec<String>,
+    /// What is off because the operator configured something else.
+    pub notes: Vec<Note>,
+}
+
+/// Makes the local PostgreSQL ready. This node's certificate has to be there.
+pub fn provision(settings: &Settings) -> Result<ProvisionReport, ProvisionError> {
+    let server = Server::new(&settings.postgres)?;
+    if !server.has_pglogical()? {
+        return Err(ProvisionError::NoPglogical(
+            settings.postgres.bin_dir.clone(),
+        ));
+    }
+    check_certificate(server.owner(), &TlsFiles::below(&settings.paths.state_dir))?;
+    let mut done = Vec::new();
+    let created = ensure_cluster(settings, &server, &mut done)?;
+    let (needed, written) = write_conf(settings)?;
+    done.extend(written);
+    let gate = write_gate(settings, created, &mut done)?;
+    server
+        .owner()
+        .act(|| durable::remove(&settings.paths.state_dir.join(INTENT)))??;
+    Ok(ProvisionReport {
+        created,
+        gate,
+        done,
+        notes: needed.notes,
+    })
+}
+
+/// Writes our configuration file and whatever makes PostgreSQL read it; returns what is needed,
+/// and what was changed. Also the probe before each start of the server: it keeps
+/// `output_plugin_libraries` right when the minor version changes.
+pub fn write_conf(settings: &Settings) -> Result<(Needed, Vec<String>), ProvisionError> {
+    let server = Server::new(&settings.postgres)?;
+    let needed = needed_now(settings)?;
+    let header = match server.kind() {
+        Kind::Debian { .. } => DEBIAN_HEADER,
+        Kind::Bare => BARE_HEADER,
+    };
+    let text = render(&needed, header);
+    let config_dir = &settings.postgres.config_dir;
+    let data_dir = &settings.postgres.data_dir;
+    let done = server.owner().act(|| {
+        let mut done = Vec::new();
+        let ours = config_dir.join(OUR_FILE);
+        durable::make_directory(ours.parent().unwrap_or(config_dir), 0o755)?;
+        let before = durable::read(&ours)?.unwrap_or_default();
+        if replace(&ours, &before, text.as_bytes())? {
+            done.push(format!("wrote {}", ours.display()));
+        }
+        if !Files::read(config_dir, data_dir)?.includes(&ours) {
+            done.push(include(&config_dir.join("postgresql.conf"))?);
+        }
+        Ok::<_, ProvisionError>(done)
+    })??;
+    Ok((needed, done))
+}
+
+/// What is needed on this server now; for the comparison with what it runs with.
+pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
+    let server = Server::new(&settings.postgres)?;
+    let output_plugins = server.output_plugins()?;
+    let config_dir = &settings.postgres.config_dir;
+    let data_dir = &settings.postgres.data_dir;
+    let (files, disk_bytes) = server.owner().act(|| {
+        Ok::<_, ProvisionError>((Files::read(config_dir, data_dir)?, disk_bytes(data_dir)?))
+    })??;
+    Ok(needed(Inputs {
+        settings,
+        tls: &TlsFiles::below(&settings.paths.state_dir),
+        kind: server.kind(),
+        disk_bytes,
+        output_plugins: output_plugins.as_deref(),
+        foreign: &files.foreign(&config_dir.join(OUR_FILE)),
+    }))
+}
+
+const DEBIAN_HEADER: &str = "\
+# Written by pgaa-agent; what is changed here is lost. A setting in a file of this directory
+# that sorts later (99-local.conf) overrides it; `pgaa-agent status` shows what is overridden.
+";
+const BARE_HEADER: &str = "\
+# Written by pgaa-agent; what is changed here is lost. A setting below the include line at the
+# end of postgresql.conf overrides it; `pgaa-agent status` shows what is overridden.
+";
+
+fn render(needed: &Needed, header: &str) -> String {
+    let mut text = header.to_owned();
+    for item in &needed.items {
+        if let Some(value) = &item.value {
+            text += &format!(
+                "\n# {}\n{} = {}\n",
+                item.reason,
+                item.name,
+                conf::quote(value)
+            );
+        }
+    }
+    text
+}
+
+/// Makes PostgreSQL read our file where nothing includes it yet.
+fn include(main: &Path) -> Result<String, DurableError> {
+    let before = durable::read(main)?.unwrap_or_default();
+    let mut after = before.clone();
+    if after.last().is_some_and(|last| *last != b'\n') {
+        after.push(b'\n');
+    }
+    after.extend_from_slice(b"include_if_exists = '");
+    after.extend_from_slice(OUR_FILE.as_bytes());
+    after.extend_from_slice(b"'\t# added by pgaa-agent\n");
+    replace(main, &before, &after)?;
+    Ok(format!(
+        "added a line to {} that includes {OUR_FILE}",
+        main.display()
+    ))
+}
+
+/// The size of the disk that holds the WAL (`pg_wal` may be a link to another one).
+fn disk_bytes(data_dir: &Path) -> Result<u64, ProvisionError> {
+    let path = data_dir.join("pg_wal");
+    let disk = statvfs(&path);
+    let disk = disk.map_err(|errno| ProvisionError::Disk {
+        path,
+        source: errno.into(),
+    })?;
+    Ok(disk.blocks().saturating_mul(disk.fragment_size()))
+}
+
+fn check_certificate(owner: &Owner, tls: &TlsFiles) -> Result<(), ProvisionError> {
+    let readable = |path: &Path| owner.act(|| fs::File::open(path).is_ok());
+    for path in [&tls.certificate, &tls.key, &tls.ca] {
+        if !readable(path)? {
+            return Err(ProvisionError::NoCertificate {
+                path: path.clone(),
+                user: owner.name.clone(),
+            });
+        }
+    }
+    let key = owner.act(|| fs::metadata(&tls.key))?;
+    let mode = key.map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        return Err(ProvisionError::OpenKey(tls.key.clone()));
+    }
+    Ok(())
+}
+
+/// Makes the cluster if there is none. Returns whether it is new: made by us and never started,
+/// so that nobody can have put anything into it.
+fn ensure_cluster(
+    settings: &Settings,
+    server: &Server,
+    done: &mut Vec<String>,
+) -> Result<bool, ProvisionError> {
+    let data_dir = &settings.postgres.data_dir;
+    let state_dir = &settings.paths.state_dir;
+    let intent = state_dir.join(INTENT);
+    let owner = server.owner();
+    make_directory(owner, state_dir, 0o700)?;
+    let noted = owner.act(|| durable::read(&intent))??;
+    let has = |name: &str| owner.act(|| data_dir.join(name).exists());
+    if has("PG_VERSION")? {
+        return match noted.as_deref() {
+            Some(CREATING) => Err(ProvisionError::HalfMade {
+                data_dir: data_dir.clone(),
+                intent,
+            }),
+            // The server leaves this file behind at its first start.
+            Some(CONFIGURING) => Ok(!has("postmaster.opts")?),
+            Some(_) | None => Ok(false),
+        };
+    }
+    if owner.act(|| fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_some()))? {
+        return Err(ProvisionError::NotEmpty(data_dir.clone()));
+    }
+    make_directory(owner, data_dir.parent().unwrap_or(data_dir), 0o755)?;
+    owner.act(|| durable::write(&intent, CREATING, 0o600))??;
+    if let Err(error) = server.create() {
+        // initdb cleans up after itself, unless it was killed.
+        if !has("PG_VERSION")? {
+            owner.act(|| durable::remove(&intent))??;
+        }
+        return Err(error.into());
+    }
+    owner.act(|| durable::write(&intent, CONFIGURING, 0o600))??;
+    done.push(format!(
+        "made a new PostgreSQL cluster in {}",
+        data_dir.display()
+    ));
+    Ok(true)
+}
+
+/// Makes a directory for the owner. Where only root may do that, root does: each missing part
+/// is made by mkdir, which follows no link, below a directory that belongs to root.
+fn make_directory(owner: &Owner, path: &Path, mode: u32) -> Result<(), ProvisionError> {
+    let failed = |source| ProvisionError::Directory {
+        path: path.to_owned(),
+        source,
+    };
+    let as_owner = owner.act(|| durable::make_directory(path, mode))?;
+    let Err(refused) = as_owner else {
+        return Ok(());
+    };
+    let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.exists()).collect();
+    let above = missing.last().and_then(|part| part.parent());
+    let by_root = above
+        .and_then(|above| fs::metadata(above).ok())
+        .is_some_and(|m| m.uid() == 0);
+    if !geteuid().is_root() || !by_root {
+        return Err(refused.into());
+    }
+    for part in missing.iter().rev() {
+        fs::create_dir(part).map_err(failed)?;
+        fs::set_permissions(part, fs::Permissions::from_mode(mode)).map_err(failed)?;
+        owner.take_over(part).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Sets the gate: shut on a new cluster, as it was on one that we have set before, and open on a
+/// server that was there before us.
+fn write_gate(
+    settings: &Settings,
+    created: bool,
+    done: &mut Vec<String>,
+) -> Result<Gate, ProvisionError> {
+    let access = gate::access(settings)?;
+    let fresh = if created { Gate::Shut } else { Gate::Open };
+    let gate = access.gate.unwrap_or(fresh);
+    let changed = gate::set_access(settings, gate, &access.members)?;
+    let owner = Owner::of(&settings.postgres.data_dir)?;
+    let files = owner.act(|| AccessFiles::of(&settings.postgres))??;
+    if changed.hba {
+        let word = match gate {
+            Gate::Shut => "shut",
+            Gate::Open => "open",
+        };
+        done.push(format!(
+            "wrote the gate ({word}) at the top of {}",
+            files.hba.display()
+        ));
+    }
+    if changed.ident {
+        done.push(format!(
+            "wrote the members at the top of {}",
+            files.ident.display()
+        ));
+    }
+    Ok(gate)
+}
