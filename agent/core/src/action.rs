@@ -97,6 +97,8 @@ pub enum Action {
     ShutGate,
     /// Start the protocol by which a node joins members that serve writes.
     StartJoin,
+    /// Tell every member that this node is gone for good.
+    AnnounceLeaving,
     /// Remove our own edges and declare this node gone.
     FinishLeaving,
     /// Take this ordinal, durably.
@@ -145,6 +147,7 @@ impl fmt::Display for Action {
             Action::OpenGate => write!(f, "open the gate"),
             Action::ShutGate => write!(f, "shut the gate"),
             Action::StartJoin => write!(f, "start joining"),
+            Action::AnnounceLeaving => write!(f, "tell the others that this node is gone"),
             Action::FinishLeaving => write!(f, "remove our own edges and go"),
             Action::TakeOrdinal { ordinal } => write!(f, "take ordinal {ordinal}"),
         }
@@ -156,9 +159,10 @@ impl Action {
     #[must_use]
     pub fn destructive(&self) -> bool {
         match self {
-            Action::DropSubscription { .. } | Action::DropSlot { .. } | Action::FinishLeaving => {
-                true
-            }
+            Action::DropSubscription { .. }
+            | Action::DropSlot { .. }
+            | Action::AnnounceLeaving
+            | Action::FinishLeaving => true,
             Action::Prepare
             | Action::WriteSettings
             | Action::RestartPostgres { .. }

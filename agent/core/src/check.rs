@@ -82,6 +82,7 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
         | Action::OpenGate
         | Action::ShutGate
         | Action::StartJoin
+        | Action::AnnounceLeaving
         | Action::FinishLeaving
         | Action::TakeOrdinal { .. } => {}
     }

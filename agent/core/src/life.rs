@@ -11,6 +11,13 @@ pub struct Life {
     pub stage: Stage,
     /// The ordinal, once assigned.
     pub ordinal: Option<Ordinal>,
+    /// While leaving: the first heartbeat written after the gate was shut. What the others have
+    /// seen of this node is complete when they have seen it.
+    #[serde(default)]
+    pub leave_after: Option<u64>,
+    /// While leaving: don't wait for members that can't be reached.
+    #[serde(default)]
+    pub leave_by_force: bool,
 }
 
 /// The stages. A node only moves forward through them, or to `Left`.

@@ -50,7 +50,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
     findings.extend(clock_finding(&around.clock));
     findings.extend(around.findings.iter().cloned());
     findings.extend(state_finding(inputs, &around));
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let mut waiting_on = around.founding_waiting.clone();
     waiting_on.extend(plan.waiting.iter().cloned());
     StatusReport {

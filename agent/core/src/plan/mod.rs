@@ -6,6 +6,8 @@
 mod edges;
 mod readiness;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use edges::{desired_providers, edge_reports};
 pub use readiness::{slots_for, state_of};

@@ -5,7 +5,7 @@ use super::{Inputs, Plan, View, edge_reports};
 use crate::action::Action;
 use crate::ids::NodeId;
 use crate::life::Stage;
-use crate::observed::Fact;
+use crate::observed::{Fact, Reach};
 use crate::record::{EdgeState, JoinPhase};
 use crate::state::NodeState;
 use crate::status::WaitingOn;
@@ -73,7 +73,8 @@ pub(super) fn advance(view: &View<'_>, plan: &mut Plan) {
                 plan.actions.push(Action::OpenGate);
             }
         }
-        Stage::Single | Stage::Leaving | Stage::Left => {}
+        Stage::Leaving => leaving(view, plan),
+        Stage::Single | Stage::Left => {}
     }
     ordinal(view, plan);
 }
@@ -219,6 +220,43 @@ fn linked(view: &View<'_>, plan: &mut Plan) {
     if unlinked.is_empty() {
         plan.actions.push(Action::DeclareReady);
         plan.actions.push(Action::OpenGate);
+    }
+}
+
+/// A leaving node goes when every member has seen the last of its writes.
+fn leaving(view: &View<'_>, plan: &mut Plan) {
+    let me = view.inputs.me;
+    if view.postgres.gate_open {
+        plan.actions.push(Action::ShutGate);
+        return;
+    }
+    let Some(fence) = view.inputs.life.leave_after else {
+        return;
+    };
+    let mut drained = true;
+    for record in view
+        .roster
+        .records
+        .values()
+        .filter(|record| record.node != me)
+    {
+        let seen = record.edges.get(&me).map_or(0, |edge| edge.heartbeat);
+        let reach = view.inputs.observed.peers.get(&record.node);
+        let excused = view.inputs.life.leave_by_force && reach != Some(&Reach::Up);
+        let follows = record.state == NodeState::Ready || record.edges.contains_key(&me);
+        if seen >= fence || excused || !follows {
+            continue;
+        }
+        drained = false;
+        let text = format!(
+            "{} to receive the last of this node's writes; without waiting for members that \
+             can't be reached: pgaa-agent leave --force",
+            record.name
+        );
+        plan.waiting.push(WaitingOn::new("drain", text));
+    }
+    if drained {
+        plan.actions.push(Action::AnnounceLeaving);
     }
 }
 

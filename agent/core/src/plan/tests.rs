@@ -1,0 +1,560 @@
+//! Golden texts: given this, the plan is that. A model of three nodes that the tests bend.
+
+use super::*;
+use crate::action::Action;
+use crate::check::check;
+use crate::ids::{ClusterId, LineageId, Lsn, Name, Ordinal, subscription_name};
+use crate::observed::{HeartbeatFacts, Reach, SlotFacts, SubscriptionFacts, TableFacts};
+use crate::policy::{ConflictResolution, FoundingSet};
+use crate::record::{EdgeReport, EdgeState, Endpoints, JoinPhase, NodeRecord, Versions};
+use crate::roster::{Decree, FoundingMember, Tombstone};
+use crate::state::NodeState;
+use crate::time::Wall;
+use std::net::SocketAddr;
+use uuid::Uuid;
+
+const ME: u128 = 1 << 96;
+const NOW: Mono = Mono(100_000);
+
+fn node(n: u128) -> NodeId {
+    NodeId(Uuid::from_u128(n << 96))
+}
+
+fn epoch(_n: u128) -> DataEpoch {
+    DataEpoch(Uuid::from_u128(0))
+}
+
+fn name(n: u128) -> Name {
+    Name::new(&format!("n{n}")).unwrap()
+}
+
+struct World {
+    policy: Policy,
+    life: Life,
+    roster: Option<Roster>,
+    observed: Observed,
+    memory: Memory,
+    catalogs: BTreeMap<NodeId, Fact<Catalog>>,
+    dsns: BTreeMap<NodeId, String>,
+}
+
+fn record(n: u128) -> NodeRecord {
+    let at: SocketAddr = format!("10.0.0.{n}:7432").parse().unwrap();
+    NodeRecord {
+        node: node(n),
+        version: 1,
+        generation: 1,
+        name: name(n),
+        site: String::new(),
+        ordinal: Some(Ordinal(n as u16)),
+        endpoints: Endpoints {
+            grpc: at,
+            gossip: at,
+            postgres: at,
+        },
+        epoch: epoch(n),
+        system_identifier: n as u64,
+        versions: Versions::default(),
+        state: NodeState::Joining,
+        phase: Some(JoinPhase::Founding),
+        gate_open: false,
+        slots_for: std::collections::BTreeSet::new(),
+        edges: BTreeMap::new(),
+        catalog: 0,
+        heartbeat: 0,
+        wal: Lsn(0),
+        clock: crate::clock::ClockReading::default(),
+        written_at: Wall(0),
+    }
+}
+
+impl World {
+    /// Three founding members, right after the decree: nothing is there yet.
+    fn founding() -> World {
+        let members = (1..=3)
+            .map(|n| FoundingMember {
+                node: node(n),
+                name: name(n),
+                ordinal: Ordinal(n as u16),
+                epoch: epoch(n),
+            })
+            .collect();
+        let mut roster = Roster::founded(Decree {
+            cluster: ClusterId(Uuid::from_u128(9)),
+            cluster_name: Name::new("shop").unwrap(),
+            founder: node(1),
+            founder_holds_data: false,
+            members,
+        });
+        for n in 1..=3 {
+            roster.learn(&record(n));
+        }
+        let postgres = PostgresFacts {
+            pglogical: Some("2.4.2".to_owned()),
+            epoch: Some(epoch(1)),
+            ..PostgresFacts::default()
+        };
+        let dsns = (1..=3).map(|n| (node(n), format!("dsn {n}"))).collect();
+        World {
+            policy: policy(),
+            life: Life {
+                stage: Stage::Founding,
+                ordinal: Some(Ordinal(1)),
+                ..Life::default()
+            },
+            roster: Some(roster),
+            observed: Observed {
+                postgres: Fact::Known(postgres),
+                peers: [2, 3].map(|n| (node(n), Reach::Up)).into_iter().collect(),
+            },
+            memory: Memory {
+                stage_since: Some(Mono(0)),
+                ..Memory::default()
+            },
+            catalogs: BTreeMap::new(),
+            dsns,
+        }
+    }
+
+    /// The same three, converged.
+    fn converged() -> World {
+        let mut world = World::founding();
+        world.life.stage = Stage::Ready;
+        let everybody: Vec<NodeId> = (1..=3).map(node).collect();
+        for n in 1..=3 {
+            let id = node(n);
+            let record = world.record_mut(n);
+            record.state = NodeState::Ready;
+            record.phase = None;
+            record.gate_open = true;
+            for other in everybody.iter().filter(|other| **other != id) {
+                record.slots_for.insert(*other);
+                let edge = EdgeReport {
+                    state: EdgeState::Replicating,
+                    lag_ms: Some(1),
+                    heartbeat: 7,
+                    detail: String::new(),
+                };
+                record.edges.insert(*other, edge);
+            }
+        }
+        let postgres = world.postgres_mut();
+        postgres.gate_open = true;
+        postgres.admitted = [2, 3].map(node).into_iter().collect();
+        postgres.local_node = Some((pglogical_name(1), "dsn 1".to_owned()));
+        for n in [2, 3] {
+            link(postgres, n);
+        }
+        for n in [2, 3] {
+            world.memory.heartbeats.insert(node(n), (epoch(n), 7, NOW));
+        }
+        world
+    }
+
+    fn record_mut(&mut self, n: u128) -> &mut NodeRecord {
+        self.roster
+            .as_mut()
+            .unwrap()
+            .records
+            .get_mut(&node(n))
+            .unwrap()
+    }
+
+    fn postgres_mut(&mut self) -> &mut PostgresFacts {
+        match &mut self.observed.postgres {
+            Fact::Known(facts) => facts,
+            Fact::Unknown(why) => panic!("{why}"),
+        }
+    }
+
+    fn subscription_mut(&mut self, provider: u128) -> &mut SubscriptionFacts {
+        let name = subscription_name((node(1), epoch(1)), (node(provider), epoch(provider)));
+        self.postgres_mut().subscriptions.get_mut(&name).unwrap()
+    }
+
+    fn plan(&self) -> Plan {
+        let inputs = Inputs {
+            now: NOW,
+            me: NodeId(Uuid::from_u128(ME)),
+            policy: &self.policy,
+            life: &self.life,
+            roster: self.roster.as_ref(),
+            observed: &self.observed,
+            memory: &self.memory,
+            catalogs: &self.catalogs,
+            dsns: &self.dsns,
+        };
+        let plan = plan(&inputs);
+        assert_eq!(check(&plan, &inputs), Ok(()));
+        plan
+    }
+
+    fn text(&self) -> String {
+        let plan = self.plan();
+        let does = plan.actions.iter().map(|action| format!("do {action}\n"));
+        let waits = plan
+            .waiting
+            .iter()
+            .map(|on| format!("wait for {}\n", on.text));
+        let finds = plan
+            .findings
+            .iter()
+            .map(|f| format!("{:?} {}\n", f.severity, f.code));
+        does.chain(waits).chain(finds).collect()
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        cluster_name: Name::new("shop").unwrap(),
+        database: "shop".to_owned(),
+        expect: 3,
+        max_nodes: 8,
+        founding_set: FoundingSet::Any,
+        founding_wait: Duration::from_secs(60),
+        conflict_resolution: ConflictResolution::LastUpdateWins,
+        excluded_schemas: Vec::new(),
+    }
+}
+
+fn pglogical_name(n: u128) -> String {
+    crate::ids::pglogical_node_name(node(n), epoch(n))
+}
+
+/// Subscription to `n`, slot for `n`, and a fresh heartbeat of `n`.
+fn link(postgres: &mut PostgresFacts, n: u128) {
+    let (me, other) = ((node(1), epoch(1)), (node(n), epoch(n)));
+    postgres.subscriptions.insert(
+        subscription_name(me, other),
+        SubscriptionFacts {
+            provider: pglogical_name(n),
+            slot: "slot".to_owned(),
+            enabled: true,
+            worker: true,
+            forwards_nothing: true,
+            sync_status: Some('r'),
+            origin: true,
+            dsn: format!("dsn {n}"),
+        },
+    );
+    let slot = format!(
+        "pgl_shop_{}_{}",
+        pglogical_name(1),
+        subscription_name(other, me)
+    );
+    postgres.slots.insert(
+        slot,
+        SlotFacts {
+            active: true,
+            wal_status: "reserved".to_owned(),
+            retained_bytes: 0,
+            confirmed: Lsn(0),
+        },
+    );
+    postgres.heartbeats.insert(
+        node(n),
+        HeartbeatFacts {
+            epoch: epoch(n),
+            number: 7,
+            sent_at: Wall(0),
+            lag_ms: 1,
+            seen_at: NOW,
+        },
+    );
+}
+
+#[test]
+fn a_converged_mesh_has_an_empty_plan() {
+    assert_eq!(World::converged().text(), "");
+}
+
+#[test]
+fn founding_makes_edges_side_by_side() {
+    let mut world = World::founding();
+    let local = "do admit 2 members\ndo create or correct the pglogical node\n";
+    assert!(world.text().starts_with(local), "{}", world.text());
+    world.postgres_mut().admitted = [2, 3].map(node).into_iter().collect();
+    world.postgres_mut().local_node = Some((pglogical_name(1), "dsn 1".to_owned()));
+    assert_eq!(
+        world.text(),
+        "do create the slot for 00000002\ndo create the slot for 00000003\n\
+         do subscribe to 00000002\ndo subscribe to 00000003\n\
+         wait for the edges between this node and n2\nwait for the edges between this node and n3\n"
+    );
+}
+
+#[test]
+fn a_founding_subscription_waits_for_its_slot() {
+    let mut world = World::founding();
+    world.postgres_mut().admitted = [2, 3].map(node).into_iter().collect();
+    world.postgres_mut().local_node = Some((pglogical_name(1), "dsn 1".to_owned()));
+    for n in [2, 3] {
+        link(world.postgres_mut(), n);
+        let subscription = world.subscription_mut(n);
+        subscription.enabled = false;
+        subscription.worker = false;
+    }
+    world.record_mut(2).slots_for.insert(node(1));
+    let text = world.text();
+    assert!(
+        text.contains("do enable the subscription to 00000002"),
+        "{text}"
+    );
+    assert!(
+        text.contains("wait for the slot for this node on n3"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("do enable the subscription to 00000003"),
+        "{text}"
+    );
+}
+
+#[test]
+fn founding_ends_when_every_edge_is_seen_both_ways() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Founding;
+    world.postgres_mut().gate_open = false;
+    for n in 1..=3 {
+        let record = world.record_mut(n);
+        record.state = NodeState::Joining;
+        record.phase = Some(JoinPhase::Founding);
+    }
+    assert_eq!(world.text(), "do become ready\ndo open the gate\n");
+    world.record_mut(3).edges.clear();
+    assert_eq!(
+        world.text(),
+        "wait for the edges between this node and n3\n"
+    );
+}
+
+#[test]
+fn a_silent_founder_is_left_behind_by_a_majority_after_the_wait() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Founding;
+    world.postgres_mut().gate_open = false;
+    world.record_mut(2).state = NodeState::Joining;
+    world.record_mut(2).phase = Some(JoinPhase::Founding);
+    world.roster.as_mut().unwrap().records.remove(&node(3));
+    let text = world.text();
+    assert!(
+        text.contains("do drop slot") && text.contains("do become ready"),
+        "{text}"
+    );
+    world.memory.stage_since = Some(Mono(NOW.0 - 59_000));
+    assert!(!world.text().contains("do become ready"));
+}
+
+#[test]
+fn a_minority_of_the_founders_never_opens() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Founding;
+    world.postgres_mut().gate_open = false;
+    let roster = world.roster.as_mut().unwrap();
+    roster.records.remove(&node(2));
+    roster.records.remove(&node(3));
+    assert!(!world.text().contains("become ready"), "{}", world.text());
+}
+
+#[test]
+fn a_founder_that_others_left_behind_joins_in_the_ordinary_way() {
+    let mut world = World::founding();
+    world.postgres_mut().admitted = [2, 3].map(node).into_iter().collect();
+    world.record_mut(2).state = NodeState::Ready;
+    let text = world.text();
+    assert!(
+        text.contains("do start joining") && !text.contains("become ready"),
+        "{text}"
+    );
+}
+
+#[test]
+fn nothing_is_done_while_postgres_is_unknown() {
+    let mut world = World::converged();
+    world.observed.postgres = Fact::Unknown("connection refused".to_owned());
+    assert_eq!(
+        world.text(),
+        "wait for PostgreSQL does not answer: connection refused\n"
+    );
+}
+
+#[test]
+fn an_unreachable_peer_keeps_its_slot_and_subscription() {
+    let mut world = World::converged();
+    world.observed.peers.insert(node(2), Reach::Down);
+    world.subscription_mut(2).worker = false;
+    world.memory.heartbeats.remove(&node(2));
+    assert_eq!(world.text(), "Degraded peer_unreachable\n");
+}
+
+#[test]
+fn a_peer_that_returns_is_reconnected_once() {
+    let mut world = World::converged();
+    let back = Mono(NOW.0 - 400);
+    world
+        .memory
+        .returned
+        .insert(node(2), (back, Duration::from_secs(60)));
+    world
+        .memory
+        .heartbeats
+        .insert(node(2), (epoch(2), 7, Mono(NOW.0 - 60_000)));
+    let text = world.text();
+    assert!(text.contains("do reconnect to 00000002"), "{text}");
+    assert!(
+        text.contains("do end the stale sender for 00000002"),
+        "{text}"
+    );
+    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
+    world.memory.note_kick(&subscription, NOW);
+    world.memory.senders_ended.insert(node(2), NOW);
+    assert!(!world.text().contains("do "), "{}", world.text());
+}
+
+#[test]
+fn a_worker_that_is_down_is_kicked_with_growing_pauses() {
+    let mut world = World::converged();
+    world.subscription_mut(2).worker = false;
+    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
+    world
+        .memory
+        .down_since
+        .insert(subscription.clone(), Mono(NOW.0 - 700));
+    assert!(
+        !world.text().contains("reconnect"),
+        "workers need a moment to start"
+    );
+    world
+        .memory
+        .down_since
+        .insert(subscription.clone(), Mono(NOW.0 - 900));
+    assert!(world.text().contains("do reconnect to 00000002"));
+    world
+        .memory
+        .kicked
+        .insert(subscription.clone(), (Mono(NOW.0 - 1_500), 1));
+    assert!(
+        !world.text().contains("reconnect"),
+        "the second kick rests 2 s"
+    );
+    world
+        .memory
+        .kicked
+        .insert(subscription, (Mono(NOW.0 - 2_100), 1));
+    assert!(world.text().contains("reconnect"));
+}
+
+#[test]
+fn a_lost_slot_is_never_made_anew() {
+    let mut world = World::converged();
+    world.record_mut(2).slots_for.clear();
+    let text = world.text();
+    assert!(
+        text.contains("Critical needs_resync") && !text.contains("do "),
+        "{text}"
+    );
+    world.postgres_mut().slots.clear();
+    assert!(
+        !world.text().contains("create the slot"),
+        "{}",
+        world.text()
+    );
+}
+
+#[test]
+fn the_buried_are_removed_and_nobody_else() {
+    let mut world = World::converged();
+    let tombstone = Tombstone {
+        name: name(3),
+        epoch: epoch(3),
+        ordinal: Some(Ordinal(3)),
+        left: false,
+    };
+    let link = LineageId(Uuid::from_u128(5));
+    world
+        .roster
+        .as_mut()
+        .unwrap()
+        .bury(node(3), tombstone, link);
+    let text = world.text();
+    assert!(
+        text.starts_with("do admit 1 members\ndo drop subscription"),
+        "{text}"
+    );
+    assert!(text.contains("do drop slot"), "{text}");
+    assert!(!text.contains("00000002"), "{text}");
+}
+
+#[test]
+fn a_new_address_is_followed() {
+    let mut world = World::converged();
+    world.dsns.insert(node(2), "dsn elsewhere".to_owned());
+    assert_eq!(world.text(), "do follow 00000002 to its new address\n");
+}
+
+#[test]
+fn a_restart_waits_for_the_operator_once_writes_were_taken() {
+    let mut world = World::converged();
+    world.postgres_mut().restart_pending = vec!["wal_level".to_owned()];
+    assert_eq!(world.text(), "Degraded restart_pending\n");
+    let mut fresh = World::founding();
+    fresh.postgres_mut().restart_pending = vec!["wal_level".to_owned()];
+    assert!(
+        fresh
+            .plan()
+            .actions
+            .iter()
+            .any(|a| matches!(a, Action::RestartPostgres { .. }))
+    );
+}
+
+#[test]
+fn a_table_enters_the_set_when_all_have_it() {
+    let mut world = World::converged();
+    world.postgres_mut().tables = vec![TableFacts {
+        name: "public.t".to_owned(),
+        structure: 1,
+        primary_key: true,
+        replicated: false,
+        plain_sequences: Vec::new(),
+        replicable: true,
+    }];
+    for n in [2, 3] {
+        world
+            .catalogs
+            .insert(node(n), Fact::Known(Catalog::default()));
+    }
+    assert!(!world.text().contains("replicate"), "nobody else has it");
+    let tables = BTreeMap::from([("public.t".to_owned(), (1, true))]);
+    for n in [2, 3] {
+        let catalog = Catalog {
+            digest: 1,
+            tables: tables.clone(),
+        };
+        world.catalogs.insert(node(n), Fact::Known(catalog));
+    }
+    assert_eq!(world.text(), "do replicate table public.t\n");
+}
+
+#[test]
+fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Leaving;
+    world.life.leave_after = Some(8);
+    assert_eq!(world.text(), "do shut the gate\n");
+    world.postgres_mut().gate_open = false;
+    assert!(
+        world.text().contains("wait for n2 to receive"),
+        "{}",
+        world.text()
+    );
+    for n in [2, 3] {
+        world
+            .record_mut(n)
+            .edges
+            .get_mut(&node(1))
+            .unwrap()
+            .heartbeat = 8;
+    }
+    assert_eq!(world.text(), "do tell the others that this node is gone\n");
+}
