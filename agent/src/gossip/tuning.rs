@@ -33,6 +33,15 @@ pub fn knock_period(network: NetworkProfile) -> Duration {
     }
 }
 
+/// How long news may wait for other news to go with.
+#[must_use]
+pub fn haste_period(network: NetworkProfile) -> Duration {
+    match network {
+        NetworkProfile::Lan => Duration::from_millis(30),
+        NetworkProfile::Wan => Duration::from_millis(100),
+    }
+}
+
 /// How often one update is repeated in a cluster of `members`, this one included.
 #[must_use]
 pub fn transmissions_max(members: usize) -> NonZeroU8 {
@@ -49,7 +58,8 @@ pub fn transmissions_max(members: usize) -> NonZeroU8 {
 #[must_use]
 pub fn config(network: NetworkProfile, members: usize) -> Config {
     let (probe_ms, rtt_ms, suspicion_ms, gossip_ms, gossip_to) = match network {
-        NetworkProfile::Lan => (500, 200, 3000, 200, 3),
+        // A suspicion of 2.5 s, so that a probe that comes late still ends within 5 s.
+        NetworkProfile::Lan => (500, 200, 2500, 200, 3),
         NetworkProfile::Wan => (1500, 500, 8000, 300, 4),
     };
     Config {

@@ -160,7 +160,7 @@ impl Link {
         let now = self.clocks.mono();
         let result = match command {
             Command::Announce(addr) => self.engine.announce(now, addr),
-            Command::Hint(version) => self.engine.hint(version),
+            Command::Hint(version) => self.engine.hint(now, version),
             Command::Known(known) => {
                 let generations = known.iter().map(|member| (member.node, member.generation));
                 self.opener.expect_generations(generations.collect());
