@@ -1,1 +1,3 @@
-//! Pending.
+//! The command line.
+
+pub mod render;

@@ -1,0 +1,216 @@
+//! One report with a bit of everything, and one of a node that waits to found a cluster.
+
+use pgaa_core::clock::{ClockReading, ClockSource, ClockVerdict};
+use pgaa_core::ids::{ClusterId, Lsn, NodeId, Ordinal};
+use pgaa_core::observed::{Reach, SettingDrift};
+use pgaa_core::record::{EdgeState, Endpoints, JoinPhase, Versions};
+use pgaa_core::state::NodeState;
+use pgaa_core::status::*;
+use pgaa_core::time::Wall;
+use uuid::Uuid;
+
+/// 2026-11-21 00:38:09 UTC.
+pub const NOW: Wall = Wall(1_795_221_489_000);
+
+/// The node number `n`.
+#[must_use]
+pub fn node(n: u8) -> NodeId {
+    NodeId(Uuid::from_u128(
+        0x1111_1111_2222_4333_8444_5555_5555_5500 + u128::from(n),
+    ))
+}
+
+fn clock(verdict: ClockVerdict, offset_us: i64, error_us: u64) -> ClockReading {
+    ClockReading {
+        verdict,
+        source: ClockSource::Chrony,
+        offset_us,
+        error_us: Some(error_us),
+    }
+}
+
+fn member(n: u8, state: NodeState, reach: Reach, age_ms: u64) -> MemberReport {
+    let address = |port: u16| format!("10.0.0.1{n}:{port}").parse().unwrap();
+    let endpoints = Endpoints {
+        grpc: address(7432),
+        gossip: address(7432),
+        postgres: address(5432),
+    };
+    MemberReport {
+        node: node(n),
+        name: format!("node-{n}"),
+        site: String::new(),
+        ordinal: Some(Ordinal(n.into())),
+        state: Some(state),
+        phase: (state == NodeState::Joining).then_some(JoinPhase::Copying),
+        reach,
+        local: n == 1,
+        endpoints: Some(endpoints),
+        versions: Versions {
+            agent: "0.1.0".into(),
+            postgres: 150_020,
+            pglogical: "2.4.2".into(),
+        },
+        clock: match n {
+            3 => clock(ClockVerdict::Drifting, 1_250_000, 1_400_000),
+            n => clock(ClockVerdict::Synchronized, i64::from(n) * -200, 6_200),
+        },
+        gate_open: state == NodeState::Ready,
+        wal: Lsn(0x1_016B_3748),
+        age_ms,
+    }
+}
+
+fn edge(subscriber: u8, provider: u8, state: EdgeState) -> EdgeRow {
+    EdgeRow {
+        subscriber: node(subscriber),
+        provider: node(provider),
+        state,
+        desired: EdgeState::Replicating,
+        lag_ms: (state == EdgeState::Replicating).then_some(10 * i64::from(provider) + 2),
+        detail: match state {
+            EdgeState::Down => "could not connect to server:\nConnection refused\x1b[2J".into(),
+            _ => String::new(),
+        },
+        age_ms: if subscriber == 1 { 0 } else { 3_000 },
+        retained_bytes: (provider == 1 && subscriber == 3).then_some(5_300_000_000),
+    }
+}
+
+/// Three nodes: one ready, one ready elsewhere, one joining and out of reach.
+#[must_use]
+pub fn mesh() -> StatusReport {
+    let findings =
+        vec![
+        Finding {
+            severity: Health::Degraded,
+            code: "clock".into(),
+            text: "node-3's clock is 1.3 s ahead of this node's; last-update-wins rests on clocks \
+                   that agree".into(),
+            command: "systemctl status chrony; chronyc sources".into(),
+        },
+        Finding {
+            severity: Health::Critical,
+            code: "plain_sequence".into(),
+            text: "key public.orders.id is fed by the plain sequence public.orders_id_seq: two \
+                   nodes will give the same value, and one of the two rows is lost".into(),
+            command: "pgaa-agent sequences fix".into(),
+        },
+    ];
+    use EdgeState::{Connecting, Down, Missing, Replicating};
+    StatusReport {
+        schema_version: SCHEMA_VERSION,
+        health: Health::Critical,
+        answered_by: answered_by(),
+        cluster: Some(ClusterReport {
+            id: ClusterId(Uuid::from_u128(7)),
+            name: "shop".into(),
+            database: "shop".into(),
+            founder: node(1),
+            ready: 2,
+            members: 3,
+            max_nodes: 16,
+            conflict_resolution: "last_update_wins".into(),
+        }),
+        node: LocalReport {
+            state: NodeState::Ready,
+            because: "every edge is seen alive both ways".into(),
+            gate_open: true,
+            ordinal: Some(Ordinal(1)),
+            certificate_expires: Some(Wall(NOW.0 + 89 * 86_400_000)),
+            drifts: vec![SettingDrift {
+                name: "max_worker_processes".into(),
+                value: "8".into(),
+                needed: "at least 40".into(),
+                source: "ALTER SYSTEM (postgresql.auto.conf:3)".into(),
+                needs_restart: true,
+            }],
+            restart_pending: vec!["max_wal_senders".into()],
+            clock: clock(ClockVerdict::Synchronized, -200, 6_200),
+            ..local()
+        },
+        members: vec![
+            member(1, NodeState::Ready, Reach::Up, 0),
+            member(2, NodeState::Ready, Reach::Up, 3_000),
+            member(3, NodeState::Joining, Reach::Down, 150_000),
+        ],
+        edges: vec![
+            edge(1, 2, Replicating),
+            edge(1, 3, Down),
+            edge(2, 1, Replicating),
+            edge(2, 3, Connecting),
+            edge(3, 1, Missing),
+            edge(3, 2, Replicating),
+        ],
+        tables: TablesReport {
+            replicated: vec!["public.customers".into(), "public.items".into()],
+            waiting: vec![TableWaiting {
+                table: "public.orders".into(),
+                lacking: ["node-2".to_owned()].into(),
+                differing: [].into(),
+                unknown: ["node-3".to_owned()].into(),
+                because: "node-2 lacks it; node-3 could not be asked".into(),
+            }],
+        },
+        waiting_on: vec![WaitingOn::new(
+            "peer",
+            "node-3 has not answered for 150 s; if it is gone for ever: pgaa-agent forget node-3",
+        )],
+        findings,
+        doing: vec!["make the slot for node-3".into()],
+        founding: None,
+    }
+}
+
+fn answered_by() -> AnsweredBy {
+    AnsweredBy {
+        node: node(1),
+        name: "node-1".into(),
+        at: NOW,
+        version: "0.1.0".into(),
+        pid: 4711,
+    }
+}
+
+fn local() -> LocalReport {
+    LocalReport {
+        state: NodeState::Forming,
+        phase: None,
+        progress: None,
+        because: "peers answer, none is a member".into(),
+        since: Wall(NOW.0 - 300_000),
+        gate_open: false,
+        ordinal: None,
+        generation: 1,
+        postgres_error: None,
+        drifts: vec![],
+        restart_pending: vec![],
+        clock: ClockReading::default(),
+        certificate_expires: None,
+    }
+}
+
+/// A node that waits for two others to found a cluster with.
+#[must_use]
+pub fn forming() -> StatusReport {
+    StatusReport {
+        schema_version: SCHEMA_VERSION,
+        health: Health::Degraded,
+        answered_by: answered_by(),
+        cluster: None,
+        node: local(),
+        members: vec![],
+        edges: vec![],
+        tables: TablesReport::default(),
+        waiting_on: vec![WaitingOn::new("peers", "2 of 3 nodes are there")],
+        findings: vec![],
+        doing: vec![],
+        founding: Some(FoundingReport {
+            expect: 3,
+            present: vec!["node-1".into(), "node-2".into()],
+            missing: vec!["10.0.0.13:7432".into()],
+            since: Wall(NOW.0 - 300_000),
+            promised_to: Some(node(2)),
+        }),
+    }
+}

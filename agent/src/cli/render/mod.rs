@@ -1,0 +1,20 @@
+//! Reports as text for people: tables that fit the terminal, colour only where it is wanted.
+//!
+//! Renders what it is handed and decides nothing. Text from other machines passes
+//! [`Page::clean`], so that no peer can send escape sequences to an operator's terminal.
+
+pub mod members;
+pub mod outcome;
+mod page;
+pub mod status;
+mod table;
+pub mod topology;
+pub mod words;
+
+pub use page::{Page, Tint};
+pub use table::{Align, Table};
+
+#[cfg(test)]
+pub mod fixture;
+#[cfg(test)]
+mod tests;

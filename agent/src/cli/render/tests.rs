@@ -1,0 +1,97 @@
+//! Golden pages at 80 and 100 columns.
+
+use super::*;
+use jiff::tz::TimeZone;
+
+fn page(columns: usize, write: impl Fn(&mut Page)) -> String {
+    let mut page = Page::new(columns, false, TimeZone::UTC);
+    write(&mut page);
+    page.into_text()
+}
+
+/// Compares with the golden file; what was rendered lies beside it when they differ.
+#[track_caller]
+fn assert_golden(name: &str, columns: usize, text: &str) {
+    for line in text.lines() {
+        assert!(
+            line.chars().count() <= columns,
+            "wider than {columns}: {line:?}"
+        );
+    }
+    let path = format!(
+        "{}/src/cli/render/golden/{name}-{columns}.txt",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    if golden != text {
+        std::fs::write(format!("{path}.new"), text).unwrap();
+        panic!("{path} differs; what is rendered now lies in {path}.new:\n{text}");
+    }
+}
+
+#[test]
+fn the_status_of_a_mesh() {
+    for columns in [80, 100] {
+        let text = page(columns, |page| status::write(page, &fixture::mesh()));
+        assert_golden("mesh", columns, &text);
+    }
+}
+
+#[test]
+fn the_status_while_forming() {
+    for columns in [80, 100] {
+        let text = page(columns, |page| status::write(page, &fixture::forming()));
+        assert_golden("forming", columns, &text);
+    }
+}
+
+#[test]
+fn the_nodes() {
+    for columns in [80, 100] {
+        let text = page(columns, |page| members::write_long(page, &fixture::mesh()));
+        assert_golden("nodes", columns, &text);
+    }
+}
+
+#[test]
+fn a_matrix_too_wide_for_the_page_comes_in_blocks() {
+    let mut report = fixture::mesh();
+    for n in 4..=12 {
+        let mut member = report.members[1].clone();
+        member.node = fixture::node(n);
+        member.name = format!("node-{n}");
+        report.members.push(member);
+    }
+    for columns in [80, 100] {
+        let text = page(columns, |page| topology::write(page, &report));
+        assert_golden("topology", columns, &text);
+    }
+}
+
+#[test]
+fn every_warning_ends_in_its_command() {
+    let text = page(80, |page| status::write(page, &fixture::mesh()));
+    for finding in fixture::mesh().findings {
+        assert!(text.contains(&format!("-> {}", finding.command)), "{text}");
+    }
+}
+
+#[test]
+fn without_colour_no_escape_reaches_the_terminal_and_with_it_only_ours() {
+    let text = page(80, |page| status::write(page, &fixture::mesh()));
+    assert!(!text.contains('\x1b'), "{text:?}");
+    let mut coloured = Page::new(80, true, TimeZone::UTC);
+    status::write(&mut coloured, &fixture::mesh());
+    let coloured = coloured.into_text();
+    assert!(
+        coloured.contains("\x1b[32m") && !coloured.contains("\x1b[2J"),
+        "{coloured:?}"
+    );
+}
+
+#[test]
+fn long_words_are_broken_and_nothing_is_lost() {
+    let lines = page::wrap("a bb abcdefghij c", 4);
+    assert_eq!(lines, ["a bb", "abcd", "efgh", "ij c"]);
+    assert_eq!(page::wrap("", 4), [""]);
+}
