@@ -98,18 +98,24 @@ fn not_permitted(path: &Path) -> ClientError {
 }
 
 async fn open(path: &Path) -> Result<UnixStream, ClientError> {
-    UnixStream::connect(path)
-        .await
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning {
+    UnixStream::connect(path).await.map_err(|error| {
+        let kind = error.kind();
+        if matches!(
+            kind,
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        ) {
+            ClientError::NotRunning {
                 path: path.to_owned(),
-            },
-            io::ErrorKind::PermissionDenied => not_permitted(path),
-            _ => ClientError::Broken {
+            }
+        } else if kind == io::ErrorKind::PermissionDenied {
+            not_permitted(path)
+        } else {
+            ClientError::Broken {
                 path: path.to_owned(),
                 text: error.to_string(),
-            },
-        })
+            }
+        }
+    })
 }
 
 async fn open_any(sockets: &Sockets) -> Result<(UnixStream, PathBuf), ClientError> {

@@ -68,9 +68,10 @@ fn edge(subscriber: u8, provider: u8, state: EdgeState) -> EdgeRow {
         state,
         desired: EdgeState::Replicating,
         lag_ms: (state == EdgeState::Replicating).then_some(10 * i64::from(provider) + 2),
-        detail: match state {
-            EdgeState::Down => "could not connect to server:\nConnection refused\x1b[2J".into(),
-            _ => String::new(),
+        detail: if state == EdgeState::Down {
+            "could not connect to server:\nConnection refused\x1b[2J".into()
+        } else {
+            String::new()
         },
         age_ms: if subscriber == 1 { 0 } else { 3_000 },
         retained_bytes: (provider == 1 && subscriber == 3).then_some(5_300_000_000),
