@@ -23,10 +23,8 @@ use thiserror::Error;
 
 /// Our file, below the configuration directory. Debian's clusters include `conf.d`.
 const OUR_FILE: &str = "conf.d/90-pgaa.conf";
-/// In the state directory while a new cluster isn't finished, with what is being done.
-const INTENT: &str = "provisioning";
-const CREATING: &[u8] = b"creating the cluster\n";
-const CONFIGURING: &[u8] = b"configuring the new cluster\n";
+/// In the state directory while a cluster is being made.
+const INTENT: &str = "creating-cluster";
 
 /// PostgreSQL can't be made ready.
 #[derive(Debug, Error)]
@@ -96,7 +94,7 @@ pub enum ProvisionError {
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProvisionReport {
-    /// Was the cluster made by this run, or by one before that broke off?
+    /// Was the cluster made by this run?
     pub created: bool,
     /// The gate now.
     pub gate: Gate,
@@ -119,10 +117,7 @@ pub fn provision(settings: &Settings) -> Result<ProvisionReport, ProvisionError>
     let created = ensure_cluster(settings, &server, &mut done)?;
     let (needed, written) = write_conf(settings)?;
     done.extend(written);
-    let gate = write_gate(settings, created, &mut done)?;
-    server
-        .owner()
-        .act(|| durable::remove(&settings.paths.state_dir.join(INTENT)))??;
+    let gate = write_gate(settings, &server, &mut done)?;
     Ok(ProvisionReport {
         created,
         gate,
@@ -249,8 +244,7 @@ fn check_certificate(owner: &Owner, tls: &TlsFiles) -> Result<(), ProvisionError
     Ok(())
 }
 
-/// Makes the cluster if there is none. Returns whether it is new: made by us and never started,
-/// so that nobody can have put anything into it.
+/// Makes the cluster if there is none; says whether it did.
 fn ensure_cluster(
     settings: &Settings,
     server: &Server,
@@ -261,32 +255,27 @@ fn ensure_cluster(
     let intent = state_dir.join(INTENT);
     let owner = server.owner();
     make_directory(owner, state_dir, 0o700)?;
-    let noted = owner.act(|| durable::read(&intent))??;
-    let has = |name: &str| owner.act(|| data_dir.join(name).exists());
-    if has("PG_VERSION")? {
-        return match noted.as_deref() {
-            Some(CREATING) => Err(ProvisionError::HalfMade {
+    let exists = || owner.act(|| data_dir.join("PG_VERSION").exists());
+    if exists()? {
+        if owner.act(|| intent.exists())? {
+            return Err(ProvisionError::HalfMade {
                 data_dir: data_dir.clone(),
                 intent,
-            }),
-            // The server leaves this file behind at its first start.
-            Some(CONFIGURING) => Ok(!has("postmaster.opts")?),
-            Some(_) | None => Ok(false),
-        };
+            });
+        }
+        return Ok(false);
     }
     if owner.act(|| fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_some()))? {
         return Err(ProvisionError::NotEmpty(data_dir.clone()));
     }
     make_directory(owner, data_dir.parent().unwrap_or(data_dir), 0o755)?;
-    owner.act(|| durable::write(&intent, CREATING, 0o600))??;
-    if let Err(error) = server.create() {
-        // initdb cleans up after itself, unless it was killed.
-        if !has("PG_VERSION")? {
-            owner.act(|| durable::remove(&intent))??;
-        }
-        return Err(error.into());
+    owner.act(|| durable::write(&intent, b"", 0o600))??;
+    let made = server.create();
+    // A program that failed has cleaned up after itself; one that was killed has not.
+    if made.is_ok() || !exists()? {
+        owner.act(|| durable::remove(&intent))??;
     }
-    owner.act(|| durable::write(&intent, CONFIGURING, 0o600))??;
+    made?;
     done.push(format!(
         "made a new PostgreSQL cluster in {}",
         data_dir.display()
@@ -321,19 +310,23 @@ fn make_directory(owner: &Owner, path: &Path, mode: u32) -> Result<(), Provision
     Ok(())
 }
 
-/// Sets the gate: shut on a new cluster, as it was on one that we have set before, and open on a
-/// server that was there before us.
+/// Sets the gate: as it was on a server that we have set before; else shut where nobody can have
+/// put anything into the server yet, and open where somebody may rely on it.
 fn write_gate(
     settings: &Settings,
-    created: bool,
+    server: &Server,
     done: &mut Vec<String>,
 ) -> Result<Gate, ProvisionError> {
     let access = gate::access(settings)?;
-    let fresh = if created { Gate::Shut } else { Gate::Open };
-    let gate = access.gate.unwrap_or(fresh);
+    let gate = match access.gate {
+        Some(gate) => gate,
+        None if server.is_pristine()? => Gate::Shut,
+        None => Gate::Open,
+    };
     let changed = gate::set_access(settings, gate, &access.members)?;
-    let owner = Owner::of(&settings.postgres.data_dir)?;
-    let files = owner.act(|| AccessFiles::of(&settings.postgres))??;
+    let files = server
+        .owner()
+        .act(|| AccessFiles::of(&settings.postgres))??;
     if changed.hba {
         let word = match gate {
             Gate::Shut => "shut",

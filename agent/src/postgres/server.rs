@@ -18,6 +18,9 @@ use thiserror::Error;
 const CREATE_MAX: Duration = Duration::from_secs(300);
 /// Questions that are answered at once.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// The first number PostgreSQL gives to an object of a user (`FirstNormalObjectId` in
+/// access/transam.h); initdb stays below it.
+const FIRST_NORMAL_OID: u32 = 16_384;
 /// A restart waits for a checkpoint.
 const RESTART_MAX: Duration = Duration::from_secs(180);
 /// There when systemd runs the system (sd_booted(3)).
@@ -193,6 +196,21 @@ impl Server {
             Err(ChildError::Failed { code: Some(3), .. }) => Ok(Status::Stopped),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Is it certain that nothing was ever created in the cluster? False while it runs, because
+    /// its control file lags behind then.
+    pub fn is_pristine(&self) -> Result<bool, ServerError> {
+        let mut command = self.program("pg_controldata");
+        command.env("LC_ALL", "C").arg(&self.postgres.data_dir);
+        let printed = run(&mut command, ASK_MAX)?;
+        let value = |label: &str| {
+            let line = printed.lines().find_map(|line| line.strip_prefix(label));
+            line.map_or("", str::trim)
+        };
+        let next_oid = value("Latest checkpoint's NextOID:").parse::<u32>();
+        let stopped = value("Database cluster state:") == "shut down";
+        Ok(stopped && next_oid.is_ok_and(|oid| oid < FIRST_NORMAL_OID))
     }
 
     /// Starts it and waits until it takes connections.
