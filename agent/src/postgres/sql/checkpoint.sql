@@ -1,0 +1,2 @@
+-- Writes a checkpoint, after which WAL that nobody retains goes.
+CHECKPOINT
