@@ -9,7 +9,9 @@ use thiserror::Error;
 
 /// A value can't be part of a connection string.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
-#[error("{keyword} can't be written into a connection string: it holds a zero byte, or isn't UTF-8")]
+#[error(
+    "{keyword} can't be written into a connection string: it holds a zero byte, or isn't UTF-8"
+)]
 pub struct BadConninfo {
     /// The keyword.
     pub keyword: &'static str,
@@ -139,7 +141,19 @@ mod tests {
 
     #[test]
     fn odd_values_come_back_as_they_were() {
-        for odd in ["", " ", "a b", "o'neil", "back\\slash", "'", "\\", "x=y", "ü", "a\nb", "\\'"] {
+        for odd in [
+            "",
+            " ",
+            "a b",
+            "o'neil",
+            "back\\slash",
+            "'",
+            "\\",
+            "x=y",
+            "ü",
+            "a\nb",
+            "\\'",
+        ] {
             let text = local(Path::new("/run/x y"), 5432, odd, odd).unwrap();
             let found = parse(&text);
             assert_eq!(found["dbname"], odd);

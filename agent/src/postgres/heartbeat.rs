@@ -14,12 +14,7 @@ impl Postgres {
     ///
     /// The commit is not flushed: a heartbeat that a crash swallows is followed by the next one,
     /// and idle nodes don't write to their disks for it.
-    pub async fn beat(
-        &self,
-        node: NodeId,
-        epoch: DataEpoch,
-        floor: u64,
-    ) -> Result<u64, SqlError> {
+    pub async fn beat(&self, node: NodeId, epoch: DataEpoch, floor: u64) -> Result<u64, SqlError> {
         let mut kept = self.inner.beat.lock().await;
         let session = match kept.take().filter(|session| !session.is_closed()) {
             Some(session) => session,

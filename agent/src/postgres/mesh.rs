@@ -88,12 +88,16 @@ impl Postgres {
                 }
                 let interface: u32 = column(find.name, &row, 2)?;
                 if column::<String>(find.name, &row, 1)? != dsn {
-                    session.rows(&sql!("node_redirect"), &[&interface, &dsn]).await?;
+                    session
+                        .rows(&sql!("node_redirect"), &[&interface, &dsn])
+                        .await?;
                 }
             }
         }
         session.rows(&sql!("sets_ensure"), &[&OWN_SET]).await?;
-        session.rows(&sql!("heartbeat_into_set"), &[&OWN_SET]).await?;
+        session
+            .rows(&sql!("heartbeat_into_set"), &[&OWN_SET])
+            .await?;
         session.commit().await?;
         self.give_back(session);
         Ok(())
@@ -119,8 +123,7 @@ impl Postgres {
             let plugin: String = column(find.name, &row, 0)?;
             let database: String = column(find.name, &row, 1)?;
             let status: String = column(find.name, &row, 4)?;
-            if plugin != "pglogical_output" || database != self.inner.database || status == "lost"
-            {
+            if plugin != "pglogical_output" || database != self.inner.database || status == "lost" {
                 return Err(SqlError::Unexpected {
                     what: "creating a slot",
                     found: format!(
@@ -129,11 +132,17 @@ impl Postgres {
                     ),
                 });
             }
-            Slot { position: lsn(column(find.name, &row, 2)?), existed: true }
+            Slot {
+                position: lsn(column(find.name, &row, 2)?),
+                existed: true,
+            }
         } else {
             let create = sql!("slot_create");
             let row = session.row(&create, &[&name]).await?;
-            Slot { position: lsn(column(create.name, &row, 0)?), existed: false }
+            Slot {
+                position: lsn(column(create.name, &row, 0)?),
+                existed: false,
+            }
         };
         self.give_back(session);
         Ok(slot)
@@ -155,7 +164,10 @@ impl Postgres {
     /// connects again. Returns whether there was one.
     pub async fn end_sender(&self, slot: &str) -> Result<bool, SqlError> {
         let session = self.take(Purpose::Change).await?;
-        let ended = session.maybe(&sql!("sender_end"), &[&slot]).await?.is_some();
+        let ended = session
+            .maybe(&sql!("sender_end"), &[&slot])
+            .await?
+            .is_some();
         self.give_back(session);
         Ok(ended)
     }
@@ -281,10 +293,14 @@ impl Postgres {
             let known: Option<String> = column(find.name, &row, 2)?;
             let fresh: String = column(find.name, &row, 3)?;
             if known.is_none() {
-                session.row(&sql!("interface_add"), &[&provider, &fresh, &dsn]).await?;
+                session
+                    .row(&sql!("interface_add"), &[&provider, &fresh, &dsn])
+                    .await?;
             }
             let interface = known.unwrap_or(fresh);
-            session.row(&sql!("subscription_redirect"), &[&name, &interface]).await?;
+            session
+                .row(&sql!("subscription_redirect"), &[&name, &interface])
+                .await?;
         }
         session.commit().await?;
         self.give_back(session);
@@ -298,7 +314,9 @@ async fn find_subscription(
     name: &str,
 ) -> Result<Option<Subscription>, SqlError> {
     let sql = sql!("subscription_find");
-    let Some(row) = session.maybe(&sql, &[&name]).await? else { return Ok(None) };
+    let Some(row) = session.maybe(&sql, &[&name]).await? else {
+        return Ok(None);
+    };
     let slot: String = column(sql.name, &row, 0)?;
     let status: String = column(sql.name, &row, 2)?;
     let origin: Option<u32> = column(sql.name, &row, 3)?;
@@ -311,7 +329,10 @@ async fn find_subscription(
             ),
         });
     }
-    Ok(Some(Subscription { slot, existed: true }))
+    Ok(Some(Subscription {
+        slot,
+        existed: true,
+    }))
 }
 
 async fn subscribe(
@@ -333,9 +354,14 @@ async fn subscribe(
     let slot: String = column(synced.name, &row, 0)?;
     session.row(&sql!("origin_create"), &[&slot]).await?;
     if let Some(Lsn(position)) = start_at {
-        session.row(&sql!("origin_advance"), &[&slot, &PgLsn::from(position)]).await?;
+        session
+            .row(&sql!("origin_advance"), &[&slot, &PgLsn::from(position)])
+            .await?;
     }
-    Ok(Subscription { slot, existed: false })
+    Ok(Subscription {
+        slot,
+        existed: false,
+    })
 }
 
 /// Creates origins until one has the number that was just freed.
@@ -346,7 +372,10 @@ async fn hold_number(session: &Session, number: u32) -> Result<Origin, SqlError>
         let filler = format!("{name}_{hole}");
         let row = session.row(&create, &[&filler]).await?;
         if column::<u32>(create.name, &row, 0)? == number {
-            return Ok(Origin { number, name: filler });
+            return Ok(Origin {
+                number,
+                name: filler,
+            });
         }
     }
     Err(SqlError::Unexpected {
@@ -363,7 +392,9 @@ async fn wake(session: &Session, names: &[&str]) -> Result<Vec<String>, SqlError
         return Ok(missing);
     }
     for index in [0, 1] {
-        let Some(pid) = column::<Option<i32>>(sql.name, &row, index)? else { continue };
+        let Some(pid) = column::<Option<i32>>(sql.name, &row, index)? else {
+            continue;
+        };
         match kill(Pid::from_raw(pid), Signal::SIGUSR1) {
             // It has ended since: there is nobody to wake.
             Ok(()) | Err(Errno::ESRCH) => {}

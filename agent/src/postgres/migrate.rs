@@ -3,8 +3,8 @@
 //! Migrations are numbered, run once, each in a transaction with its own check, and are never
 //! edited after a release. Must not touch anything of the user's.
 
-use super::session::{Purpose, Session, Sql, SqlError, column, sql};
 use super::Postgres;
+use super::session::{Purpose, Session, Sql, SqlError, column, sql};
 use pgaa_core::ids::{DataEpoch, NodeId};
 use uuid::Uuid;
 
@@ -38,8 +38,12 @@ impl Postgres {
     pub async fn prepare(&self, node: NodeId) -> Result<Identity, SqlError> {
         self.prepare_cluster().await?;
         let session = self.take(Purpose::Long).await?;
-        session.run_written(&sql!("extension_ddl"), &[&"pglogical"]).await?;
-        session.run_written(&sql!("extension_ddl"), &[&"pg_walinspect"]).await?;
+        session
+            .run_written(&sql!("extension_ddl"), &[&"pglogical"])
+            .await?;
+        session
+            .run_written(&sql!("extension_ddl"), &[&"pg_walinspect"])
+            .await?;
         migrate(&session).await?;
         let sql = sql!("claim");
         let row = session.row(&sql, &[&node.0]).await?;
@@ -57,16 +61,25 @@ impl Postgres {
                 ),
             });
         }
-        Ok(Identity { node, epoch: DataEpoch(epoch) })
+        Ok(Identity {
+            node,
+            epoch: DataEpoch(epoch),
+        })
     }
 
     /// Roles and the database.
     async fn prepare_cluster(&self) -> Result<(), SqlError> {
         let inner = &self.inner;
         let session = Session::open(&inner.place, "postgres", Purpose::Long).await?;
-        session.run_written(&sql!("role_ddl"), &[&inner.mesh_role]).await?;
-        session.run_written(&sql!("owner_ddl"), &[&inner.owner]).await?;
-        session.run_written(&sql!("database_ddl"), &[&inner.database, &inner.owner]).await?;
+        session
+            .run_written(&sql!("role_ddl"), &[&inner.mesh_role])
+            .await?;
+        session
+            .run_written(&sql!("owner_ddl"), &[&inner.owner])
+            .await?;
+        session
+            .run_written(&sql!("database_ddl"), &[&inner.database, &inner.owner])
+            .await?;
         Ok(())
     }
 }
@@ -96,8 +109,12 @@ async fn migrate(session: &Session) -> Result<(), SqlError> {
     }
     for migration in MIGRATIONS.iter().filter(|m| !made.contains(&m.number)) {
         session.begin().await?;
-        session.script(migration.script.name, migration.script.text).await?;
-        session.script(migration.check.name, migration.check.text).await?;
+        session
+            .script(migration.script.name, migration.script.text)
+            .await?;
+        session
+            .script(migration.check.name, migration.check.text)
+            .await?;
         let values: super::session::Params<'_> = &[&migration.number, &migration.script.name];
         session.rows(&sql!("migration_record"), values).await?;
         session.commit().await?;
@@ -113,8 +130,16 @@ mod tests {
     fn migrations_are_numbered_from_one_without_gaps() {
         for (migration, expected) in MIGRATIONS.iter().zip(1..) {
             assert_eq!(migration.number, expected);
-            assert!(migration.script.name.starts_with(&format!("{expected:04}_")));
-            assert_eq!(migration.check.name, format!("{}.check", migration.script.name));
+            assert!(
+                migration
+                    .script
+                    .name
+                    .starts_with(&format!("{expected:04}_"))
+            );
+            assert_eq!(
+                migration.check.name,
+                format!("{}.check", migration.script.name)
+            );
         }
     }
 }

@@ -107,12 +107,19 @@ impl Postgres {
 
     /// The connection string that the local pglogical node announces.
     pub fn local_conninfo(&self) -> Result<String, conninfo::BadConninfo> {
-        let Place { socket_dir, port, role } = &self.inner.place;
+        let Place {
+            socket_dir,
+            port,
+            role,
+        } = &self.inner.place;
         conninfo::local(socket_dir, *port, &self.inner.database, role)
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A session in the mesh's database: one that lies idle, or a new one. Whoever is done with

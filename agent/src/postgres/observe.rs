@@ -4,6 +4,8 @@
 //! else changes seldom are read again when a fingerprint of the system catalogues has changed,
 //! and every [`REREAD`]. Only looks.
 
+use super::audit::{self, Audit, FileRow, SettingRow};
+use super::needed::Needed;
 use super::session::{Purpose, Session, SqlError, chain, column, sql};
 use super::tables::{self, Structure};
 use super::{Place, Postgres};
@@ -28,6 +30,7 @@ const REREAD_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Watch {
     session: Option<Looking>,
     heard: BTreeMap<NodeId, (u64, Mono)>,
+    needed: Option<Needed>,
     slow: Option<Slow>,
 }
 
@@ -44,6 +47,7 @@ struct Slow {
     ordinal: Option<Ordinal>,
     read_at: Mono,
     structure: Structure,
+    audit: Audit,
     hba_errors: Vec<String>,
 }
 
@@ -57,6 +61,13 @@ impl Watch {
 }
 
 impl Postgres {
+    /// From the next look on, settings are compared with what is needed.
+    pub async fn compare_settings_with(&self, needed: Needed) {
+        let mut watch = self.inner.watch.lock().await;
+        watch.needed = Some(needed);
+        watch.forget();
+    }
+
     /// Looks at the server. Never fails: what can't be seen is unknown, with the reason.
     /// `ordinal` is this node's, once it has one: sequences are judged by it.
     pub async fn observe(&self, now: Mono, ordinal: Option<Ordinal>) -> Fact<PostgresFacts> {
@@ -96,7 +107,8 @@ impl Postgres {
             if !looking.prepared {
                 // The tables of the database "postgres" are nobody's business.
                 if looking.in_mesh {
-                    self.structure(watch, session, now, ordinal, false, &mut facts).await?;
+                    self.structure(watch, session, now, ordinal, false, &mut facts)
+                        .await?;
                 }
                 return Ok(facts);
             }
@@ -114,7 +126,8 @@ impl Postgres {
         facts.slots = slots;
         facts.subscriptions = subscriptions;
         facts.heartbeats = heard(&mut watch.heard, heartbeats, now);
-        self.structure(watch, session, now, ordinal, true, &mut facts).await?;
+        self.structure(watch, session, now, ordinal, true, &mut facts)
+            .await?;
         Ok(facts)
     }
 
@@ -138,15 +151,29 @@ impl Postgres {
             let excluded = &self.inner.excluded_schemas;
             let step = super::step(self.inner.max_nodes);
             let structure = tables::read(session, excluded, prepared, (ordinal, step)).await?;
+            let audit = audited(session, watch.needed.as_ref()).await?;
             let hba_errors = hba_errors(session, facts.version_num).await?;
             let read_at = now;
-            watch.slow = Some(Slow { fingerprint, ordinal, read_at, structure, hba_errors });
+            let slow = Slow {
+                fingerprint,
+                ordinal,
+                read_at,
+                structure,
+                audit,
+                hba_errors,
+            };
+            watch.slow = Some(slow);
         }
         if let Some(slow) = &watch.slow {
             facts.tables.clone_from(&slow.structure.tables);
             facts.catalog = slow.structure.catalog;
             facts.has_rows = slow.structure.has_rows;
+            facts.drifts.clone_from(&slow.audit.drifts);
+            facts
+                .restart_pending
+                .clone_from(&slow.audit.restart_pending);
             facts.hba_errors.clone_from(&slow.hba_errors);
+            facts.hba_errors.extend(slow.audit.errors.iter().cloned());
         }
         Ok(())
     }
@@ -155,10 +182,18 @@ impl Postgres {
 /// Connects to the mesh's database, or to `postgres` while that one isn't there.
 async fn connect(place: &Place, database: &str) -> Result<Looking, SqlError> {
     match Session::open(place, database, Purpose::Look).await {
-        Ok(session) => Ok(Looking { session, in_mesh: true, prepared: false }),
+        Ok(session) => Ok(Looking {
+            session,
+            in_mesh: true,
+            prepared: false,
+        }),
         Err(error) if error.no_such_database() => {
             let session = Session::open(place, "postgres", Purpose::Look).await?;
-            Ok(Looking { session, in_mesh: false, prepared: false })
+            Ok(Looking {
+                session,
+                in_mesh: false,
+                prepared: false,
+            })
         }
         Err(error) => Err(error),
     }
@@ -206,9 +241,7 @@ async fn slots(session: &Session) -> Result<BTreeMap<String, SlotFacts>, SqlErro
     rows.iter().map(slot).collect()
 }
 
-async fn subscriptions(
-    session: &Session,
-) -> Result<BTreeMap<String, SubscriptionFacts>, SqlError> {
+async fn subscriptions(session: &Session) -> Result<BTreeMap<String, SubscriptionFacts>, SqlError> {
     let sql = sql!("subscriptions");
     let rows = session.rows(&sql, &[]).await?;
     let subscription = |row: &Row| {
@@ -277,6 +310,49 @@ async fn fingerprint(session: &Session, prepared: bool) -> Result<String, SqlErr
     Ok(format!("{classes} {columns} {sets}"))
 }
 
+/// Compares the settings with what is needed; nothing differs while nobody has said what is.
+async fn audited(session: &Session, needed: Option<&Needed>) -> Result<Audit, SqlError> {
+    let Some(needed) = needed else {
+        return Ok(Audit::default());
+    };
+    let settings = sql!("settings");
+    let files = sql!("file_settings");
+    let (setting_rows, file_rows) =
+        tokio::try_join!(session.rows(&settings, &[]), session.rows(&files, &[]))?;
+    let setting_rows: Vec<SettingRow> = setting_rows
+        .iter()
+        .map(|row| setting(settings.name, row))
+        .collect::<Result<_, _>>()?;
+    let file_rows: Vec<FileRow> = file_rows
+        .iter()
+        .map(|row| file_line(files.name, row))
+        .collect::<Result<_, _>>()?;
+    Ok(audit::audit(&setting_rows, &file_rows, needed))
+}
+
+fn setting(what: &'static str, row: &Row) -> Result<SettingRow, SqlError> {
+    Ok(SettingRow {
+        name: column(what, row, 0)?,
+        setting: column(what, row, 1)?,
+        unit: column(what, row, 2)?,
+        context: column(what, row, 3)?,
+        source: column(what, row, 4)?,
+        sourcefile: column(what, row, 5)?,
+        sourceline: column(what, row, 6)?,
+        pending_restart: column(what, row, 7)?,
+    })
+}
+
+fn file_line(what: &'static str, row: &Row) -> Result<FileRow, SqlError> {
+    Ok(FileRow {
+        sourcefile: column(what, row, 0)?,
+        sourceline: column(what, row, 1)?,
+        name: column(what, row, 2)?,
+        setting: column(what, row, 3)?,
+        error: column(what, row, 4)?,
+    })
+}
+
 async fn hba_errors(session: &Session, version_num: u32) -> Result<Vec<String>, SqlError> {
     let mut errors = Vec::new();
     let hba = sql!("hba_errors");
@@ -307,9 +383,8 @@ mod tests {
             seen_at: Mono::default(),
         };
         let mut kept = BTreeMap::new();
-        let mut look = |number, now| {
-            heard(&mut kept, vec![(node, facts(number))], Mono(now))[&node].seen_at
-        };
+        let mut look =
+            |number, now| heard(&mut kept, vec![(node, facts(number))], Mono(now))[&node].seen_at;
         assert_eq!(look(5, 100), Mono(100));
         assert_eq!(look(5, 200), Mono(100));
         assert_eq!(look(6, 300), Mono(300));

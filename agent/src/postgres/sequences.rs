@@ -2,8 +2,8 @@
 //!
 //! Node number k of at most `step` gives k, k + step, k + 2 x step, ... Changes nothing unasked.
 
-use super::session::{Purpose, Session, SqlError, column, sql};
 use super::Postgres;
+use super::session::{Purpose, Session, SqlError, column, sql};
 use pgaa_core::ids::Ordinal;
 use pgaa_core::observed::SequenceFacts;
 use std::collections::BTreeMap;
@@ -15,7 +15,11 @@ use std::collections::BTreeMap;
 /// integer key then still has room for 16 million values a node.
 #[must_use]
 pub fn step(max_nodes: u16) -> i64 {
-    (i64::from(max_nodes) * 8).max(128).cast_unsigned().next_power_of_two().cast_signed()
+    (i64::from(max_nodes) * 8)
+        .max(128)
+        .cast_unsigned()
+        .next_power_of_two()
+        .cast_signed()
 }
 
 /// A sequence and the key column it feeds.
@@ -86,7 +90,10 @@ async fn states(
 ) -> Result<BTreeMap<u32, (i64, bool)>, SqlError> {
     let what = "reading sequences";
     let mut states = BTreeMap::new();
-    for query in session.written(&sql!("sequence_states_query"), &[oids]).await? {
+    for query in session
+        .written(&sql!("sequence_states_query"), &[oids])
+        .await?
+    {
         for row in session.rows_of(what, &query).await? {
             let state = (column(what, &row, 1)?, column(what, &row, 2)?);
             states.insert(column(what, &row, 0)?, state);
@@ -132,8 +139,20 @@ impl Postgres {
             } else {
                 fix(&session, &feeding, (ordinal, step), dry_run).await?
             };
-            let Feeding { sequence, table, column, narrow, .. } = feeding;
-            fixes.push(SequenceFix { sequence, table, column, narrow, sql });
+            let Feeding {
+                sequence,
+                table,
+                column,
+                narrow,
+                ..
+            } = feeding;
+            fixes.push(SequenceFix {
+                sequence,
+                table,
+                column,
+                narrow,
+                sql,
+            });
         }
         self.give_back(session);
         self.inner.watch.lock().await.forget();
@@ -150,22 +169,33 @@ async fn fix(
     let what = "finding the highest key";
     session.begin().await?;
     if !dry_run {
-        session.run_written(&sql!("table_lock"), &[&feeding.table_oid]).await?;
+        session
+            .run_written(&sql!("table_lock"), &[&feeding.table_oid])
+            .await?;
     }
     let values: super::session::Params<'_> =
         &[&feeding.table_oid, &feeding.column, &feeding.sequence_oid];
     let mut floor: i64 = 0;
-    for query in session.written(&sql!("sequence_floor_query"), values).await? {
+    for query in session
+        .written(&sql!("sequence_floor_query"), values)
+        .await?
+    {
         for row in session.rows_of(what, &query).await? {
             floor = column(what, &row, 0)?;
         }
     }
     let start = next_in_step(floor, ordinal, step).ok_or_else(|| SqlError::Unexpected {
         what,
-        found: format!("{} has no room above {floor}; widen its key to bigint", feeding.table),
+        found: format!(
+            "{} has no room above {floor}; widen its key to bigint",
+            feeding.table
+        ),
     })?;
     let ddl = sql!("sequence_fix_ddl");
-    let written = session.written(&ddl, &[&feeding.sequence_oid, &step, &start]).await?.concat();
+    let written = session
+        .written(&ddl, &[&feeding.sequence_oid, &step, &start])
+        .await?
+        .concat();
     if !dry_run {
         session.script(ddl.name, &written).await?;
     }
@@ -187,9 +217,14 @@ mod tests {
     #[test]
     fn no_two_nodes_share_a_value() {
         for floor in [0, 1, 127, 128, 129, 1_000_003] {
-            let starts: Vec<i64> =
-                (1..=128).map(|k| next_in_step(floor, Ordinal(k), 128).unwrap()).collect();
-            assert!(starts.iter().all(|start| *start > floor && *start <= floor + 128));
+            let starts: Vec<i64> = (1..=128)
+                .map(|k| next_in_step(floor, Ordinal(k), 128).unwrap())
+                .collect();
+            assert!(
+                starts
+                    .iter()
+                    .all(|start| *start > floor && *start <= floor + 128)
+            );
             let residues: std::collections::BTreeSet<i64> =
                 starts.iter().map(|start| start % 128).collect();
             assert_eq!(residues.len(), 128);

@@ -141,7 +141,9 @@ impl SqlError {
     }
 
     fn from_driver(what: &'static str, after: Duration, source: tokio_postgres::Error) -> SqlError {
-        let Some(error) = source.as_db_error() else { return SqlError::Lost { what, source } };
+        let Some(error) = source.as_db_error() else {
+            return SqlError::Lost { what, source };
+        };
         let timed_out = [SqlState::QUERY_CANCELED, SqlState::LOCK_NOT_AVAILABLE];
         if timed_out.contains(error.code()) {
             return SqlError::TimedOut { what, after };
@@ -160,7 +162,9 @@ impl SqlError {
 /// another (40), resources (53), objects in use (55), shutdowns and cancellations (57), and
 /// pglogical's own connections to other nodes, which it reports as XX000.
 fn passing(sqlstate: &str) -> bool {
-    ["08", "40", "53", "55", "57", "XX"].iter().any(|class| sqlstate.starts_with(class))
+    ["08", "40", "53", "55", "57", "XX"]
+        .iter()
+        .any(|class| sqlstate.starts_with(class))
 }
 
 /// Where the local server is.
@@ -195,10 +199,22 @@ struct Limits {
 impl Purpose {
     fn limits(self) -> Limits {
         match self {
-            Purpose::Look => Limits { statement_ms: 3_000, lock_ms: 200 },
-            Purpose::Change => Limits { statement_ms: 10_000, lock_ms: 3_000 },
-            Purpose::Long => Limits { statement_ms: 60_000, lock_ms: 10_000 },
-            Purpose::Beat => Limits { statement_ms: 3_000, lock_ms: 1_000 },
+            Purpose::Look => Limits {
+                statement_ms: 3_000,
+                lock_ms: 200,
+            },
+            Purpose::Change => Limits {
+                statement_ms: 10_000,
+                lock_ms: 3_000,
+            },
+            Purpose::Long => Limits {
+                statement_ms: 60_000,
+                lock_ms: 10_000,
+            },
+            Purpose::Beat => Limits {
+                statement_ms: 3_000,
+                lock_ms: 1_000,
+            },
         }
     }
 
@@ -209,8 +225,15 @@ impl Purpose {
     }
 
     fn options(self) -> String {
-        let Limits { statement_ms, lock_ms } = self.limits();
-        let flush = if self == Purpose::Beat { " -c synchronous_commit=off" } else { "" };
+        let Limits {
+            statement_ms,
+            lock_ms,
+        } = self.limits();
+        let flush = if self == Purpose::Beat {
+            " -c synchronous_commit=off"
+        } else {
+            ""
+        };
         format!(
             "-c statement_timeout={statement_ms} -c lock_timeout={lock_ms} \
              -c idle_in_transaction_session_timeout=20000 -c search_path=pg_catalog -c jit=off \
@@ -255,7 +278,10 @@ impl Session {
         let patience = Duration::from_secs(5);
         let opened = tokio::time::timeout(patience, config.connect(NoTls)).await;
         let Ok(opened) = opened else {
-            return Err(SqlError::TimedOut { what: "connecting", after: patience });
+            return Err(SqlError::TimedOut {
+                what: "connecting",
+                after: patience,
+            });
         };
         let (client, connection) = opened.map_err(|source| match source.as_db_error() {
             Some(error) => SqlError::Rejected {
@@ -263,7 +289,10 @@ impl Session {
                 sqlstate: error.code().code().to_owned(),
                 message: error.message().to_owned(),
             },
-            None => SqlError::Unreachable { place: place(), source },
+            None => SqlError::Unreachable {
+                place: place(),
+                source,
+            },
         })?;
         // The task ends with the connection; its error reaches whoever waits on a statement.
         let driver = tokio::spawn(async move {
@@ -272,7 +301,12 @@ impl Session {
             }
         });
         let statements = Mutex::default();
-        Ok(Session { client, purpose, statements, driver: driver.abort_handle() })
+        Ok(Session {
+            client,
+            purpose,
+            statements,
+            driver: driver.abort_handle(),
+        })
     }
 
     /// What it is for.
@@ -299,14 +333,20 @@ impl Session {
 
     async fn prepared(&self, sql: &Sql) -> Result<Statement, tokio_postgres::Error> {
         let known = {
-            let statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+            let statements = self
+                .statements
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             statements.get(sql.name).cloned()
         };
         if let Some(statement) = known {
             return Ok(statement);
         }
         let statement = self.client.prepare(sql.text).await?;
-        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statements = self
+            .statements
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         statements.insert(sql.name, statement.clone());
         Ok(statement)
     }
@@ -360,8 +400,14 @@ impl Session {
         params: Params<'_>,
     ) -> Result<Vec<String>, SqlError> {
         let rows = self.rows(sql, params).await?;
-        let texts = rows.iter().map(|row| column::<Option<String>>(sql.name, row, 0));
-        Ok(texts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        let texts = rows
+            .iter()
+            .map(|row| column::<Option<String>>(sql.name, row, 0));
+        Ok(texts
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .collect())
     }
 
     /// Has the server write statements and runs them.
@@ -379,7 +425,8 @@ impl Session {
 
     /// Opens a transaction. It ends by [`Session::commit`], or with the session.
     pub(super) async fn begin(&self) -> Result<(), SqlError> {
-        self.script("begin", "BEGIN ISOLATION LEVEL READ COMMITTED").await
+        self.script("begin", "BEGIN ISOLATION LEVEL READ COMMITTED")
+            .await
     }
 
     /// Commits.
@@ -419,6 +466,12 @@ mod tests {
         assert!(refused("40001").retry());
         assert!(!refused("42501").retry());
         assert!(refused("42501").to_string().ends_with("; hint: do y"));
-        assert!(!SqlError::Unexpected { what: "x", found: String::new() }.retry());
+        assert!(
+            !SqlError::Unexpected {
+                what: "x",
+                found: String::new()
+            }
+            .retry()
+        );
     }
 }

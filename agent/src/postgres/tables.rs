@@ -26,7 +26,11 @@ pub(super) async fn read(
 ) -> Result<Structure, SqlError> {
     let sql = sql!("tables");
     let rows = session.rows(&sql, &[excluded]).await?;
-    let replicated = if prepared { members(session).await? } else { BTreeSet::new() };
+    let replicated = if prepared {
+        members(session).await?
+    } else {
+        BTreeSet::new()
+    };
     let mut feeding = plain_sequences(session, excluded, numbering).await?;
     let mut tables = Vec::with_capacity(rows.len());
     let mut oids = Vec::with_capacity(rows.len());
@@ -43,7 +47,11 @@ pub(super) async fn read(
         oids.push(oid);
     }
     let has_rows = any_rows(session, &oids).await?;
-    Ok(Structure { catalog: digest(&tables), tables, has_rows })
+    Ok(Structure {
+        catalog: digest(&tables),
+        tables,
+        has_rows,
+    })
 }
 
 async fn members(session: &Session) -> Result<BTreeSet<u32>, SqlError> {
@@ -60,7 +68,10 @@ async fn plain_sequences(
     let mut feeding: BTreeMap<u32, Vec<SequenceFacts>> = BTreeMap::new();
     for found in sequences::list(session, excluded).await? {
         if !ordinal.is_some_and(|ordinal| found.in_step(ordinal, step)) {
-            feeding.entry(found.table_oid).or_default().push(found.facts());
+            feeding
+                .entry(found.table_oid)
+                .or_default()
+                .push(found.facts());
         }
     }
     Ok(feeding)
@@ -87,7 +98,11 @@ fn digest(tables: &[TableFacts]) -> u64 {
         context.update(&table.structure.to_be_bytes());
     }
     let bytes = context.finish();
-    bytes.as_ref().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    bytes
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 impl Postgres {
@@ -109,7 +124,9 @@ impl Postgres {
             let values: super::session::Params<'_> = &[&USER_SET, &oid];
             if send_existing {
                 session.run_written(&sql!("table_lock"), &[&oid]).await?;
-                session.run_written(&sql!("rows_set_aside"), &[&oid]).await?;
+                session
+                    .run_written(&sql!("rows_set_aside"), &[&oid])
+                    .await?;
                 session.rows(&enter, values).await?;
                 session.run_written(&sql!("rows_put_back"), &[&oid]).await?;
             } else {
@@ -130,7 +147,9 @@ impl Postgres {
             return Err(no_such_table(name));
         };
         if replicated {
-            session.rows(&sql!("table_out_of_set"), &[&USER_SET, &oid]).await?;
+            session
+                .rows(&sql!("table_out_of_set"), &[&USER_SET, &oid])
+                .await?;
         }
         session.commit().await?;
         self.give_back(session);
@@ -140,8 +159,13 @@ impl Postgres {
 
 async fn find(session: &Session, name: &str) -> Result<Option<(u32, bool)>, SqlError> {
     let sql = sql!("table_find");
-    let Some(row) = session.maybe(&sql, &[&name, &USER_SET]).await? else { return Ok(None) };
-    Ok(Some((column(sql.name, &row, 0)?, column(sql.name, &row, 1)?)))
+    let Some(row) = session.maybe(&sql, &[&name, &USER_SET]).await? else {
+        return Ok(None);
+    };
+    Ok(Some((
+        column(sql.name, &row, 0)?,
+        column(sql.name, &row, 1)?,
+    )))
 }
 
 fn no_such_table(name: &str) -> SqlError {
