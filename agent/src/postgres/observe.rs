@@ -51,6 +51,15 @@ struct Slow {
     hba_errors: Vec<String>,
 }
 
+/// What one look is made with.
+#[derive(Clone, Copy)]
+struct Glance {
+    now: Mono,
+    ordinal: Option<Ordinal>,
+    /// Are pglogical and our schema there?
+    prepared: bool,
+}
+
 impl Watch {
     /// Makes the next look read everything.
     pub(super) fn forget(&mut self) {
@@ -77,9 +86,14 @@ impl Postgres {
             Some(looking) => Ok(looking),
             None => connect(&self.inner.place, &self.inner.database).await,
         };
+        let glance = Glance {
+            now,
+            ordinal,
+            prepared: false,
+        };
         let seen = match looking {
             Ok(mut looking) => {
-                let seen = self.look(&mut watch, &mut looking, now, ordinal).await;
+                let seen = self.look(&mut watch, &mut looking, glance).await;
                 // After an error the session is dropped: what state it is in isn't known.
                 watch.session = seen.is_ok().then_some(looking);
                 seen
@@ -96,8 +110,7 @@ impl Postgres {
         &self,
         watch: &mut Watch,
         looking: &mut Looking,
-        now: Mono,
-        ordinal: Option<Ordinal>,
+        mut glance: Glance,
     ) -> Result<PostgresFacts, SqlError> {
         let session = &looking.session;
         if !looking.prepared {
@@ -107,8 +120,7 @@ impl Postgres {
             if !looking.prepared {
                 // The tables of the database "postgres" are nobody's business.
                 if looking.in_mesh {
-                    self.structure(watch, session, now, ordinal, false, &mut facts)
-                        .await?;
+                    self.structure(watch, session, glance, &mut facts).await?;
                 }
                 return Ok(facts);
             }
@@ -125,9 +137,9 @@ impl Postgres {
         (facts.epoch, facts.local_node) = local;
         facts.slots = slots;
         facts.subscriptions = subscriptions;
-        facts.heartbeats = heard(&mut watch.heard, heartbeats, now);
-        self.structure(watch, session, now, ordinal, true, &mut facts)
-            .await?;
+        facts.heartbeats = heard(&mut watch.heard, heartbeats, glance.now);
+        glance.prepared = true;
+        self.structure(watch, session, glance, &mut facts).await?;
         Ok(facts)
     }
 
@@ -136,9 +148,11 @@ impl Postgres {
         &self,
         watch: &mut Watch,
         session: &Session,
-        now: Mono,
-        ordinal: Option<Ordinal>,
-        prepared: bool,
+        Glance {
+            now,
+            ordinal,
+            prepared,
+        }: Glance,
         facts: &mut PostgresFacts,
     ) -> Result<(), SqlError> {
         let fingerprint = fingerprint(session, prepared).await?;
