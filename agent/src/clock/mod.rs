@@ -2,6 +2,12 @@
 //!
 //! Must not decide what a reading means for the mesh: `pgaa_core::clock` judges.
 
+mod chrony;
+mod kernel;
+
+use crate::config::ClockSettings;
+use log::debug;
+use pgaa_core::clock::{ClockReading, judge};
 use pgaa_core::time::{Mono, Now, Wall};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -49,6 +55,26 @@ impl Clocks {
         match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
             Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// How good this machine's clock is: by chrony, and by the kernel where chrony can't be asked.
+pub async fn sample(settings: &ClockSettings) -> ClockReading {
+    let now = Clocks::start().wall();
+    let report = match chrony::ask(&settings.chronyc, now).await {
+        Ok(report) => Ok(report),
+        Err(error) => {
+            debug!("{error}; the kernel is asked instead");
+            kernel::ask()
+        }
+    };
+    let error_us_max = u64::try_from(settings.error_max.as_micros()).unwrap_or(u64::MAX);
+    match report {
+        Ok(report) => judge(&report, error_us_max),
+        Err(error) => {
+            debug!("the kernel doesn't tell about the clock: {error}");
+            ClockReading::default()
         }
     }
 }

@@ -11,7 +11,7 @@ mod table;
 pub mod topology;
 pub mod words;
 
-pub use page::{Page, Tint};
+pub use page::{Page, Tint, clean};
 pub use table::{Align, Table};
 
 #[cfg(test)]

@@ -1,0 +1,211 @@
+//! Asks chrony how good the clock is, through `chronyc -c tracking`.
+//!
+//! Judges nothing. Its output comes from a program that can be missing, old, slow or broken, so
+//! whatever isn't exactly as expected is an error and never a number.
+
+use pgaa_core::clock::{ClockSource, SourceReport};
+use pgaa_core::time::Wall;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// chronyc waits up to 1 s for an answer of chronyd and tries again; a hanging one is left.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A report has some 120 bytes; whatever writes more is not chronyc.
+const OUTPUT_BYTES_MAX: u64 = 4_096;
+
+/// The fields of `tracking` (chronyc(1)).
+const FIELDS: usize = 14;
+
+/// The reference id of chronyd's own local clock (`local` in its configuration): it then follows
+/// nothing but itself.
+const LOCAL_REFERENCE: &str = "7F7F0101";
+
+/// chrony could not be asked.
+#[derive(Debug, Error)]
+pub enum ChronyError {
+    /// The program can't be run.
+    #[error("chronyc can't be run")]
+    Run(#[source] io::Error),
+    /// It took too long.
+    #[error("chronyc gave no answer within {} s", ASK_TIMEOUT.as_secs())]
+    TimedOut,
+    /// It ran, and chronyd didn't answer it.
+    #[error("chronyc says: {0:?}; is chronyd running? systemctl status chrony")]
+    Refused(String),
+    /// The output isn't what chronyc(1) describes.
+    #[error("chronyc's report makes no sense: {0}")]
+    Nonsense(String),
+}
+
+/// Asks `chronyc`. `now` gives the age of chrony's last reference.
+pub async fn ask(chronyc: &Path, now: Wall) -> Result<SourceReport, ChronyError> {
+    let text = timeout(ASK_TIMEOUT, run(chronyc))
+        .await
+        .map_err(|_| ChronyError::TimedOut)??;
+    parse(&text, now)
+}
+
+async fn run(chronyc: &Path) -> Result<String, ChronyError> {
+    let mut child = Command::new(chronyc)
+        .args(["-c", "-n", "tracking"])
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(ChronyError::Run)?;
+    let mut bytes = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout
+            .take(OUTPUT_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .await
+            .map_err(ChronyError::Run)?;
+    }
+    let status = child.wait().await.map_err(ChronyError::Run)?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    if status.success() {
+        Ok(text)
+    } else {
+        Err(ChronyError::Refused(text))
+    }
+}
+
+/// Reads the one line of `chronyc -c tracking`.
+pub fn parse(text: &str, now: Wall) -> Result<SourceReport, ChronyError> {
+    let fields: Vec<&str> = text.trim().split(',').collect();
+    let &[
+        id,
+        _,
+        _,
+        reference,
+        offset,
+        _,
+        _,
+        _,
+        _,
+        _,
+        delay,
+        dispersion,
+        interval,
+        leap,
+    ] = fields.as_slice()
+    else {
+        let text = format!("{} fields where there should be {FIELDS}", fields.len());
+        return Err(ChronyError::Nonsense(text));
+    };
+    let reference_s = number("reference time", reference)?;
+    // chronyc prints how much the clock has to be moved: what is slow (positive) is behind.
+    let offset_s = -number("system time", offset)?;
+    let known = [
+        "Normal",
+        "Insert second",
+        "Delete second",
+        "Not synchronised",
+    ];
+    if !known.contains(&leap) {
+        return Err(ChronyError::Nonsense(format!(
+            "the leap status {leap:?} is unknown"
+        )));
+    }
+    let referenced = reference_s > 0.0 && id != "00000000" && id != LOCAL_REFERENCE;
+    Ok(SourceReport {
+        source: ClockSource::Chrony,
+        follows: referenced && leap != "Not synchronised",
+        offset_s,
+        root_delay_s: number("root delay", delay)?,
+        root_dispersion_s: number("root dispersion", dispersion)?,
+        reference_age_s: referenced.then_some((now.0 as f64 / 1000.0 - reference_s).max(0.0)),
+        update_interval_s: Some(number("update interval", interval)?),
+    })
+}
+
+fn number(what: &str, text: &str) -> Result<f64, ChronyError> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| ChronyError::Nonsense(format!("the {what} {text:?} is no number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const GOOD: &str = "0A000001,10.0.0.1,3,1795221459.000000000,0.000200000,-0.000010,0.00002,\
+                        -3.1,0.001,0.02,0.010000000,0.001000000,64.2,Normal\n";
+    const NOW: Wall = Wall(1_795_221_489_000);
+
+    #[test]
+    fn a_report_is_read() {
+        let report = parse(GOOD, NOW).unwrap();
+        let expected = SourceReport {
+            source: ClockSource::Chrony,
+            follows: true,
+            offset_s: -0.0002,
+            root_delay_s: 0.01,
+            root_dispersion_s: 0.001,
+            reference_age_s: Some(30.0),
+            update_interval_s: Some(64.2),
+        };
+        assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn what_follows_nothing_says_so() {
+        let unsynchronised = "00000000,,0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,1.0,0.0,Not synchronised";
+        let report = parse(unsynchronised, NOW).unwrap();
+        assert!(!report.follows);
+        assert_eq!(report.reference_age_s, None);
+        let local = GOOD.replace("0A000001", LOCAL_REFERENCE);
+        assert!(!parse(&local, NOW).unwrap().follows);
+    }
+
+    #[test]
+    fn hostile_and_truncated_output_is_an_error() {
+        for end in 0..GOOD.trim().len() - 1 {
+            let cut = &GOOD[..end];
+            assert!(parse(cut, NOW).is_err(), "{cut:?} was taken");
+        }
+        for (from, to) in [
+            ("0.000200000", "nan"),
+            ("0.000200000", "inf"),
+            ("0.010000000", ""),
+            ("Normal", "Normal,"),
+            ("1795221459.000000000", "1e999"),
+        ] {
+            let bad = GOOD.replace(from, to);
+            assert!(parse(&bad, NOW).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    fn script(directory: &Path, text: &str) -> std::path::PathBuf {
+        let path = directory.join("chronyc");
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_floods_or_is_missing_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("no-such-program");
+        assert!(matches!(ask(&missing, NOW).await, Err(ChronyError::Run(_))));
+        let refused = script(directory.path(), "echo '506 Cannot talk to daemon'; exit 1");
+        assert!(matches!(
+            ask(&refused, NOW).await,
+            Err(ChronyError::Refused(_))
+        ));
+        let flood = script(directory.path(), "exec yes");
+        assert!(ask(&flood, NOW).await.is_err());
+        let good = script(directory.path(), &format!("echo '{}'", GOOD.trim()));
+        assert!(ask(&good, NOW).await.unwrap().follows);
+    }
+}
