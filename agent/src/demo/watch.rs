@@ -1,0 +1,204 @@
+//! Asks the agents how far they are, until the mesh stands.
+//!
+//! What counts as standing is what every node reports of itself. Must not start or stop anything.
+
+use super::interrupt::Interrupt;
+use super::place::Place;
+use super::state::DemoState;
+use crate::control::client::{Client, Sockets};
+use anyhow::{Context, Result, bail};
+use pgaa_core::record::EdgeState;
+use pgaa_core::state::NodeState;
+use pgaa_core::status::StatusReport;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// How often every agent is asked.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// Something is wrong with one node.
+#[derive(Debug, Error)]
+#[error("{node}: {what}")]
+pub struct NodeFailed {
+    /// Which node.
+    pub node: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What the agents said last, by name of the node; in words where one didn't answer.
+pub type Answers = BTreeMap<String, Result<StatusReport, String>>;
+
+/// What was seen last, for the one who shows it.
+#[derive(Debug, Clone, Default)]
+pub struct Seen(Arc<Mutex<String>>);
+
+impl Seen {
+    /// "n1 ready, n2 joining (linking)"
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Shows something else.
+    pub fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
+
+/// What is waited for, and how long.
+#[derive(Debug, Clone)]
+pub struct Goal {
+    /// In words, for the message when it isn't reached.
+    pub what: &'static str,
+    /// Is it reached, with this many nodes?
+    pub reached: fn(&StatusReport, usize) -> bool,
+    /// How long it may take.
+    pub patience: Duration,
+}
+
+/// Is this node ready, with all others, and do all its edges deliver?
+#[must_use]
+pub fn stands(report: &StatusReport, nodes: usize) -> bool {
+    let me = report.answered_by.node;
+    let ready = report
+        .members
+        .iter()
+        .filter(|row| row.state == Some(NodeState::Ready))
+        .count();
+    let delivering = report
+        .edges
+        .iter()
+        .filter(|edge| edge.subscriber == me && edge.state == EdgeState::Replicating)
+        .count();
+    report.node.state == NodeState::Ready
+        && report.node.gate_open
+        && ready == nodes
+        && report.members.len() == nodes
+        && delivering + 1 == nodes
+}
+
+/// Is the demo's table replicated from here?
+#[must_use]
+pub fn table_is_replicated(report: &StatusReport, nodes: usize) -> bool {
+    stands(report, nodes)
+        && report
+            .tables
+            .replicated
+            .iter()
+            .any(|table| table == "public.demo_rows")
+}
+
+/// Waits until every node has reached the goal.
+pub async fn until(
+    goal: &Goal,
+    state: &DemoState,
+    place: &Place,
+    seen: &Seen,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        interrupt.check()?;
+        still_running(state)?;
+        let answers = ask(state, place).await;
+        let reached = |answer: &Result<StatusReport, String>| {
+            answer
+                .as_ref()
+                .is_ok_and(|report| (goal.reached)(report, state.nodes.len()))
+        };
+        if answers.values().all(reached) {
+            return Ok(());
+        }
+        seen.set(summary(&answers));
+        if waited >= goal.patience {
+            let late = answers.into_iter().find(|(_, answer)| !reached(answer));
+            let (node, answer) = late.unwrap_or_else(|| (String::new(), Err(String::new())));
+            let what = format!(
+                "{} after {} s, it is not so that {}",
+                obstacle(&answer),
+                waited.as_secs(),
+                goal.what
+            );
+            bail!(NodeFailed { node, what });
+        }
+        sleep(ASK_EVERY).await;
+        waited += ASK_EVERY;
+    }
+}
+
+/// A process that ended by itself will not get any further.
+fn still_running(state: &DemoState) -> Result<()> {
+    for node in &state.nodes {
+        for (what, mark) in [("the agent", node.agent), ("PostgreSQL", node.server)] {
+            if mark.is_some_and(|mark| !mark.is_alive()) {
+                let what = format!("{what} has ended by itself");
+                bail!(NodeFailed {
+                    node: node.name.clone(),
+                    what
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks every agent, side by side.
+pub async fn ask(state: &DemoState, place: &Place) -> Answers {
+    let mut asked = JoinSet::new();
+    for node in &state.nodes {
+        let (name, socket) = (node.name.clone(), place.node(&node.name).agent_socket());
+        asked.spawn(async move {
+            let answer = report(&socket).await.map_err(|error| format!("{error:#}"));
+            (name, answer)
+        });
+    }
+    asked.join_all().await.into_iter().collect()
+}
+
+async fn report(socket: &Path) -> Result<StatusReport> {
+    let mut client = Client::connect(&Sockets::One(socket.to_owned())).await?;
+    serde_json::from_str(&client.status().await?).context("the report can't be read")
+}
+
+/// "n1 ready, n2 joining (linking), n3 starting"
+fn summary(answers: &Answers) -> String {
+    let word = |(name, answer): (&String, &Result<StatusReport, String>)| match answer {
+        Err(_) => format!("{name} starting"),
+        Ok(report) => match (report.node.phase, &report.node.progress) {
+            (_, Some(progress)) => format!("{name} {}", progress.what),
+            (Some(phase), None) => {
+                format!("{name} {} ({})", report.node.state.word(), phase.word())
+            }
+            (None, None) => format!("{name} {}", report.node.state.word()),
+        },
+    };
+    answers.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// What keeps a node, in words.
+fn obstacle(answer: &Result<StatusReport, String>) -> String {
+    match answer {
+        Err(error) => format!("{error};"),
+        Ok(report) => {
+            let waiting: Vec<&str> = report
+                .waiting_on
+                .iter()
+                .map(|waiting| waiting.text.as_str())
+                .collect();
+            let state = format!("{}: {}", report.node.state.word(), report.node.because);
+            match waiting.is_empty() {
+                true => format!("{state};"),
+                false => format!("{state}, waiting on {};", waiting.join("; ")),
+            }
+        }
+    }
+}
