@@ -68,7 +68,9 @@ pub fn config(network: NetworkProfile, members: usize) -> Config {
         num_indirect_probes: count(3),
         max_transmissions: transmissions_max(members),
         suspect_to_down_after: Duration::from_millis(suspicion_ms),
-        remove_down_after: Some(Duration::from_secs(24 * 3600)),
+        // Never: the roster would bring a member that died long ago back to life for a moment,
+        // each time it was removed. There is one entry an address, so they don't pile up.
+        remove_down_after: None,
         max_packet_size: count(PACKET_BYTES_MAX),
         notify_down_members: true,
         periodic_announce: every(Duration::from_secs(30), 1),

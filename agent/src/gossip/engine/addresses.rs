@@ -63,6 +63,7 @@ impl Engine {
             return Ok(());
         };
         self.connected = false;
+        self.look_soon(now);
         let result = self
             .foca
             .change_identity(Member { claim, ..me }, &mut self.runtime);

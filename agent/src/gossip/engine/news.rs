@@ -72,7 +72,7 @@ impl Engine {
 
     fn disconnected(&mut self, now: Mono, why: Output) {
         self.connected = false;
-        self.look_at = now;
+        self.look_soon(now);
         self.outputs.push_back(why);
     }
 

@@ -6,11 +6,10 @@
 use super::{Engine, GossipError};
 use crate::gossip::member::{Liveness, Member};
 use crate::gossip::tuning;
-use pgaa_core::ids::NodeId;
 use pgaa_core::time::Mono;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,9 +17,17 @@ use std::time::Duration;
 const ANNOUNCED_AT_ONCE_MAX: usize = 4;
 
 impl Engine {
+    /// Looks for others soon. Not at once each time: two that refuse one another would turn that
+    /// into a storm.
+    pub(super) fn look_soon(&mut self, now: Mono) {
+        let earliest = self.looked.plus(tuning::knock_period(self.network));
+        self.look_at = self.look_at.min(earliest.max(now));
+    }
+
     /// Announces to members that should be there and are not. foca never repeats a join, and an
     /// isolated foca has no timers left.
     pub(super) fn look_around(&mut self, now: Mono) -> Result<(), GossipError> {
+        self.looked = now;
         let mut result = Ok(());
         if let Some(rival) = self.entry_at(self.me().addr).map(|entry| *entry.id()) {
             result = result.and(self.outclaim(now, &rival));
@@ -50,26 +57,26 @@ impl Engine {
     /// Addresses at which somebody should answer and does not. A suspect is among them: its
     /// answer corrects an identity that is out of date here.
     fn missing(&self) -> BTreeSet<SocketAddr> {
-        let alive: BTreeMap<NodeId, Liveness> = self
-            .members()
-            .into_values()
-            .map(|view| (view.node, view.liveness))
-            .collect();
-        let is_alive = |node: &NodeId| alive.get(node) == Some(&Liveness::Alive);
-        let mut missing: BTreeSet<SocketAddr> = self
-            .roster
-            .iter()
-            .filter(|(node, _)| !is_alive(node))
-            .map(|(_, addr)| *addr)
-            .collect();
-        if !self.connected {
-            missing.extend(&self.seeds);
-            missing.extend(self.roster.values());
-            missing.extend(
-                self.foca
-                    .iter_membership_state()
-                    .map(|entry| entry.id().addr),
-            );
+        let mut missing: BTreeSet<SocketAddr> = self.roster.values().copied().collect();
+        if self.connected {
+            // By address as well as by node: a node that moved is not missing at its old address,
+            // and a dead member's address may have a new holder.
+            for view in self
+                .members()
+                .values()
+                .filter(|view| view.liveness == Liveness::Alive)
+            {
+                missing.remove(&view.addr);
+                if let Some(old) = self.roster.get(&view.node) {
+                    missing.remove(old);
+                }
+            }
+        } else {
+            let heard_of = self
+                .foca
+                .iter_membership_state()
+                .map(|entry| entry.id().addr);
+            missing.extend(heard_of.chain(self.seeds.iter().copied()));
         }
         missing.remove(&self.me().addr);
         missing

@@ -2,7 +2,6 @@
 
 use super::*;
 use rand::{Rng, RngExt};
-use std::time::Duration;
 use uuid::Uuid;
 
 fn member(n: u128, generation: u64) -> Member {
@@ -177,14 +176,53 @@ fn who_has_left_is_deaf() {
     assert_eq!(engines[0].members()[&two].liveness, Liveness::Down);
 }
 
+/// Advances from deadline to deadline until `until`; nobody answers.
+fn run_alone(engine: &mut Engine, until: Mono) {
+    while let Some(deadline) = engine.next_deadline().filter(|at| *at <= until) {
+        engine.advance(deadline).unwrap();
+        outputs(engine);
+    }
+}
+
 #[test]
-fn a_pause_of_this_process_moves_its_timers() {
+fn a_pause_of_this_process_condemns_nobody() {
     let mut engine = engine(member(1, 1));
-    engine.apply_known(Mono(0), [member(2, 1)]).unwrap();
-    let probe = engine.timers.next_deadline().unwrap();
-    engine.advance(probe.plus(Duration::from_secs(60))).unwrap();
-    outputs(&mut engine);
     let two = member(2, 1).node;
-    assert_eq!(engine.members()[&two].liveness, Liveness::Alive);
-    assert!(engine.next_deadline().unwrap() >= probe.plus(Duration::from_secs(60)));
+    engine.apply_known(Mono(0), [member(2, 1)]).unwrap();
+    run_alone(&mut engine, Mono(1_500));
+    assert_eq!(engine.members()[&two].liveness, Liveness::Suspect);
+    engine.advance(Mono(60_000)).unwrap();
+    assert_eq!(engine.members()[&two].liveness, Liveness::Suspect);
+    run_alone(&mut engine, Mono(65_000));
+    assert_eq!(engine.members()[&two].liveness, Liveness::Down);
+}
+
+#[test]
+fn a_machine_made_anew_is_heard_once_its_predecessor_is_down() {
+    let mut engines = [engine(member(1, 1)), engine(member(2, 9))];
+    engines[1].announce(Mono(0), member(1, 1).addr).unwrap();
+    carry(Mono(0), &mut engines);
+    let anew = Member {
+        addr: member(2, 9).addr,
+        ..member(3, 1)
+    };
+    engines[1] = engine(anew);
+    engines[1].announce(Mono(100), member(1, 1).addr).unwrap();
+    carry(Mono(100), &mut engines);
+    assert!(
+        !engines[0].members().contains_key(&anew.node),
+        "the predecessor may still live"
+    );
+    run_alone(&mut engines[0], Mono(10_000));
+    engines[1]
+        .announce(Mono(10_000), member(1, 1).addr)
+        .unwrap();
+    carry(Mono(10_000), &mut engines);
+    assert_eq!(engines[0].members()[&anew.node].liveness, Liveness::Alive);
+    assert!(engines.iter().all(Engine::is_connected));
+    assert_eq!(
+        engines[1].me().claim,
+        anew.claim,
+        "it never had to give way"
+    );
 }
