@@ -7,8 +7,8 @@
 use super::conf::Assigned;
 use super::layout::Kind;
 use crate::config::Settings;
+use crate::trust::credentials::TlsFiles;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 mod list;
 #[cfg(test)]
@@ -67,30 +67,6 @@ impl Needed {
     #[must_use]
     pub fn item(&self, name: &str) -> Option<&Item> {
         self.items.iter().find(|item| item.name == name)
-    }
-}
-
-/// The files of this node's certificate, for PostgreSQL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// `ssl_key_file`
-    pub key: PathBuf,
-    /// `ssl_cert_file`
-    pub certificate: PathBuf,
-    /// `ssl_ca_file`: who may sign the certificates of members.
-    pub ca: PathBuf,
-}
-
-impl TlsFiles {
-    /// Where they lie below the state directory.
-    #[must_use]
-    pub fn below(state_dir: &Path) -> TlsFiles {
-        let directory = state_dir.join("tls");
-        TlsFiles {
-            key: directory.join("node.key"),
-            certificate: directory.join("node.crt"),
-            ca: directory.join("ca.crt"),
-        }
     }
 }
 

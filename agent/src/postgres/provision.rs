@@ -1,18 +1,22 @@
 //! Makes the local PostgreSQL ready for the mesh: before its first start, so that none has to
 //! follow. Doing it again changes nothing.
 //!
-//! Works on files only and never starts, stops or asks a server. Roles, the database and the
+//! Before the agent's own first start it also mints the node's identity and certificate, because
+//! the server is configured to use them. Works on files only and never starts, stops or asks a server. Roles, the database and the
 //! extension are made later, over SQL.
 
 use super::conf::{self, ConfError, Files};
 use super::gate::{self, AccessFiles, GateError, replace};
 use super::hba::Gate;
 use super::layout::Kind;
-use super::needed::{Inputs, Needed, Note, TlsFiles, needed};
+use super::needed::{Inputs, Needed, Note, needed};
 use super::owner::{Owner, OwnerError};
-use super::server::{Server, ServerError};
+use super::server::{Flush, Server, ServerError};
+use crate::clock::Clocks;
 use crate::config::Settings;
 use crate::durable::{self, DurableError};
+use crate::trust::credentials::{CredentialsError, TlsFiles};
+use crate::trust::{Credentials, Identity};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 use std::fs;
@@ -55,8 +59,11 @@ pub enum ProvisionError {
     /// pglogical isn't installed; a server told to load it would not start.
     #[error("pglogical is not installed for the server in {}: install postgresql-<version>-pglogical", .0.display())]
     NoPglogical(PathBuf),
-    /// A file of the certificate is missing; a server told to use it would not start.
-    #[error("{} can't be read by {user}: start pgaa-agent once, it makes the certificate", path.display())]
+    /// The node's certificate can't be made.
+    #[error("this node's certificate can't be made")]
+    Credentials(#[from] CredentialsError),
+    /// A file of the certificate can't be read; a server told to use it would not start.
+    #[error("{user} can't read {}: restore it, or remove its directory to have all made anew", path.display())]
     NoCertificate {
         /// Which file.
         path: PathBuf,
@@ -104,7 +111,7 @@ pub struct ProvisionReport {
     pub notes: Vec<Note>,
 }
 
-/// Makes the local PostgreSQL ready. This node's certificate has to be there.
+/// Makes the local PostgreSQL ready.
 pub fn provision(settings: &Settings) -> Result<ProvisionReport, ProvisionError> {
     let server = Server::new(&settings.postgres)?;
     if !server.has_pglogical()? {
@@ -112,7 +119,7 @@ pub fn provision(settings: &Settings) -> Result<ProvisionReport, ProvisionError>
             settings.postgres.bin_dir.clone(),
         ));
     }
-    check_certificate(server.owner(), &TlsFiles::below(&settings.paths.state_dir))?;
+    ensure_certificate(server.owner(), &settings.paths.state_dir)?;
     let mut done = Vec::new();
     let created = ensure_cluster(settings, &server, &mut done)?;
     let (needed, written) = write_conf(settings)?;
@@ -226,7 +233,18 @@ fn disk_bytes(data_dir: &Path) -> Result<u64, ProvisionError> {
     Ok(disk.blocks().saturating_mul(disk.fragment_size()))
 }
 
-fn check_certificate(owner: &Owner, tls: &TlsFiles) -> Result<(), ProvisionError> {
+/// Mints identity and certificate where there is none, and sees that PostgreSQL will take it.
+fn ensure_certificate(owner: &Owner, state_dir: &Path) -> Result<(), ProvisionError> {
+    let tls = TlsFiles::below(state_dir);
+    make_directory(owner, state_dir, 0o700)?;
+    owner.act(|| {
+        // Opening the identity counts a start of the agent: never beside one that runs.
+        if !tls.certificate.exists() {
+            let identity = Identity::open(state_dir)?;
+            Credentials::open(state_dir, identity.node(), Clocks::start())?;
+        }
+        Ok::<_, ProvisionError>(())
+    })??;
     let readable = |path: &Path| owner.act(|| fs::File::open(path).is_ok());
     for path in [&tls.certificate, &tls.key, &tls.ca] {
         if !readable(path)? {
@@ -239,7 +257,7 @@ fn check_certificate(owner: &Owner, tls: &TlsFiles) -> Result<(), ProvisionError
     let key = owner.act(|| fs::metadata(&tls.key))?;
     let mode = key.map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o077 != 0 {
-        return Err(ProvisionError::OpenKey(tls.key.clone()));
+        return Err(ProvisionError::OpenKey(tls.key));
     }
     Ok(())
 }
@@ -254,7 +272,6 @@ fn ensure_cluster(
     let state_dir = &settings.paths.state_dir;
     let intent = state_dir.join(INTENT);
     let owner = server.owner();
-    make_directory(owner, state_dir, 0o700)?;
     let exists = || owner.act(|| data_dir.join("PG_VERSION").exists());
     if exists()? {
         if owner.act(|| intent.exists())? {
@@ -270,7 +287,7 @@ fn ensure_cluster(
     }
     make_directory(owner, data_dir.parent().unwrap_or(data_dir), 0o755)?;
     owner.act(|| durable::write(&intent, b"", 0o600))??;
-    let made = server.create();
+    let made = server.create(Flush::Now);
     // A program that failed has cleaned up after itself; one that was killed has not.
     if made.is_ok() || !exists()? {
         owner.act(|| durable::remove(&intent))??;

@@ -88,6 +88,15 @@ pub enum StopMode {
     Immediate,
 }
 
+/// Is a new cluster flushed to the disk before it is called made?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Yes.
+    Now,
+    /// When the system gets to it: for a demonstration, where seconds count and data don't.
+    Later,
+}
+
 impl StopMode {
     fn word(self) -> &'static str {
         match self {
@@ -150,7 +159,7 @@ impl Server {
     }
 
     /// Makes a new, empty cluster and doesn't start it. Its directory must be missing or empty.
-    pub fn create(&self) -> Result<(), ServerError> {
+    pub fn create(&self, flush: Flush) -> Result<(), ServerError> {
         let superuser = format!("--username={}", self.postgres.superuser);
         let options = [
             "--data-checksums",
@@ -177,7 +186,11 @@ impl Server {
                 command
             }
         };
-        run(command.args(options), CREATE_MAX)?;
+        command.args(options);
+        if flush == Flush::Later {
+            command.arg("--no-sync");
+        }
+        run(&mut command, CREATE_MAX)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ mod place;
 use anyhow::{Context, Result, bail, ensure};
 use pgaa_agent::postgres::provision::provision;
 use pgaa_agent::postgres::{Gate, admit, set_gate};
-use pgaa_tests::command::{as_server, failure, output, run, server_directory, server_file};
+use pgaa_tests::command::{as_server, clean, failure, output, run, server_directory, server_file};
 use place::{BIN, Place};
 use std::collections::BTreeSet;
 use std::fs;
@@ -76,6 +76,19 @@ fn first_start(place: &Place) -> Result<()> {
 fn gate_holds(place: &Place) -> Result<()> {
     place.reload()?;
     refused(place.application(), "pg_hba.conf rejects connection")?;
+    accepted(place.local(clean("psql"), "select 'root'"))?;
+    let mut nobody = clean("setpriv");
+    nobody.args([
+        "--reuid=nobody",
+        "--regid=nogroup",
+        "--clear-groups",
+        "--",
+        "psql",
+    ]);
+    refused(
+        place.local(nobody, "select 'nobody'"),
+        "Peer authentication failed",
+    )?;
     refused(place.mesh(""), "certificate authentication failed")?;
     let changed = admit(&place.settings, &BTreeSet::from([place.member]))?;
     ensure!(changed.ident && !changed.hba, "{changed:?}");
@@ -146,6 +159,8 @@ fn amend(path: &Path, text: &str) -> Result<()> {
 fn what_an_operator_configured_is_kept() -> Result<()> {
     let place = used()?;
     let before = fs::read(place.hba())?;
+    // Identity and certificate are minted then.
+    fs::remove_dir_all(place.settings.paths.state_dir.join("tls"))?;
     let report = provision(&place.settings)?;
     ensure!(!report.created && report.gate == Gate::Open, "{report:?}");
     let features: Vec<_> = report.notes.iter().map(|note| note.feature).collect();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{Sources, Surroundings, load};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 const CONFIGURATION: &str = r#"
 [cluster]

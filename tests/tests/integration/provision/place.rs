@@ -5,9 +5,9 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::geteuid;
 use pgaa_agent::config::{Settings, Sources, Surroundings, load};
 use pgaa_agent::postgres::audit::{Audit, FileRow, SettingRow, audit};
-use pgaa_agent::postgres::needed::TlsFiles;
 use pgaa_agent::postgres::provision::needed_now;
 use pgaa_agent::postgres::server::{Server, Status, StopMode};
+use pgaa_agent::trust::credentials::TlsFiles;
 use pgaa_core::ids::NodeId;
 use pgaa_tests::command::{as_server, clean, run, server_directory, server_file};
 use std::fs;
@@ -157,9 +157,14 @@ impl Place {
 
     /// What the superuser sees on the socket.
     pub fn sql(&self, sql: &str) -> Result<String> {
+        run(&mut self.local(as_server("psql"), sql))
+    }
+
+    /// An account of the machine as the superuser on the socket.
+    pub fn local(&self, account: Command, sql: &str) -> Command {
         let socket = self.settings.postgres.socket_dir.display();
         let conninfo = format!("host={socket} user=postgres dbname=postgres");
-        run(&mut self.psql(as_server("psql"), &conninfo, sql))
+        self.psql(account, &conninfo, sql)
     }
 
     /// Over TCP with a password, like an application.
