@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use thiserror::Error;
 use tokio::sync::watch;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 /// The application protocol: gRPC is HTTP/2.
@@ -121,6 +122,7 @@ pub struct Credentials {
     node: NodeId,
     key: KeyPair,
     clocks: Clocks,
+    run: [u8; 16],
     provider: Arc<CryptoProvider>,
     installed: RwLock<Arc<Installed>>,
     changes: watch::Sender<u64>,
@@ -154,6 +156,7 @@ impl Credentials {
             node,
             key,
             clocks,
+            run: *Uuid::new_v4().as_bytes(),
             provider,
             installed: RwLock::new(Arc::new(installed)),
             changes: watch::channel(0).0,
@@ -194,6 +197,22 @@ impl Credentials {
             .enrolment
             .as_ref()
             .map(|enrolment| enrolment.name.cluster)
+    }
+
+    /// When the certificate ends; `None` while it is self-signed.
+    #[must_use]
+    pub fn expires(&self) -> Option<Wall> {
+        self.current()
+            .enrolment
+            .as_ref()
+            .map(|enrolment| enrolment.not_after)
+    }
+
+    /// A random number of this run of the agent: by it a node that dialled itself is told from
+    /// a twin, which has the same UUID and may have the same key.
+    #[must_use]
+    pub fn run(&self) -> [u8; 16] {
+        self.run
     }
 
     /// Follows installations, by serial: whoever handed the files to somebody else (PostgreSQL

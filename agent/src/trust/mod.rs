@@ -12,13 +12,13 @@ pub mod token;
 pub mod tokens;
 pub mod verify;
 
-pub use authority::Authority;
-pub use credentials::Credentials;
+pub use authority::{Authority, AuthorityError};
+pub use credentials::{Credentials, CredentialsError};
 pub use identity::Identity;
 pub use keyring::Keyring;
 pub use names::PeerName;
 pub use token::{JoinToken, Secret, TokenId};
-pub use tokens::Tokens;
+pub use tokens::{TokenEntry, Tokens, TokensError};
 
 use ring::digest;
 

@@ -1,0 +1,156 @@
+//! Node records.
+
+use super::{
+    SHORT_BYTES_MAX, TEXT_BYTES_MAX, Taken, bad, counted, endpoints, endpoints_out, name, node,
+    node_out, optional_ordinal, required, text, text_out, uuid, uuid_out, word,
+};
+use pgaa_core::clock::{ClockReading, ClockSource, ClockVerdict};
+use pgaa_core::ids::{DataEpoch, Lsn, NodeId};
+use pgaa_core::record::{EdgeReport, NodeRecord, Versions};
+use pgaa_core::time::Wall;
+use pgaa_proto::v1 as wire;
+
+pub(super) fn record(record: wire::NodeRecord) -> Taken<NodeRecord> {
+    let phase = match record.phase.as_str() {
+        "" => None,
+        phase => Some(word("record.phase", phase)?),
+    };
+    let slots_for = counted("record.slots_for", record.slots_for)?;
+    let edges = counted("record.edges", record.edges)?;
+    Ok(NodeRecord {
+        node: node("record.node", &record.node)?,
+        version: record.version,
+        generation: record.generation,
+        name: name("record.name", &record.name)?,
+        site: text("record.site", record.site, SHORT_BYTES_MAX)?,
+        ordinal: optional_ordinal("record.ordinal", record.ordinal)?,
+        endpoints: endpoints(record.endpoints)?,
+        epoch: DataEpoch(uuid("record.epoch", &record.epoch)?),
+        system_identifier: record.system_identifier,
+        versions: Versions {
+            agent: text(
+                "record.agent_version",
+                record.agent_version,
+                SHORT_BYTES_MAX,
+            )?,
+            postgres: record.postgres_version,
+            pglogical: text(
+                "record.pglogical_version",
+                record.pglogical_version,
+                SHORT_BYTES_MAX,
+            )?,
+        },
+        state: word("record.state", &record.state)?,
+        phase,
+        gate_open: record.gate_open,
+        slots_for: slots_for
+            .iter()
+            .map(|bytes| node("record.slots_for", bytes))
+            .collect::<Taken<_>>()?,
+        edges: edges.into_iter().map(edge).collect::<Taken<_>>()?,
+        catalog: record.catalog,
+        heartbeat: record.heartbeat,
+        wal: Lsn(record.wal),
+        clock: clock(record.clock)?,
+        written_at: Wall(record.written_at_ms),
+    })
+}
+
+pub(super) fn record_out(record: &NodeRecord) -> wire::NodeRecord {
+    wire::NodeRecord {
+        node: node_out(record.node),
+        version: record.version,
+        generation: record.generation,
+        name: record.name.to_string(),
+        site: text_out(&record.site, SHORT_BYTES_MAX),
+        ordinal: record.ordinal.map(|ordinal| u32::from(ordinal.0)),
+        endpoints: endpoints_out(&record.endpoints),
+        epoch: uuid_out(record.epoch.0),
+        system_identifier: record.system_identifier,
+        agent_version: text_out(&record.versions.agent, SHORT_BYTES_MAX),
+        postgres_version: record.versions.postgres,
+        pglogical_version: text_out(&record.versions.pglogical, SHORT_BYTES_MAX),
+        state: record.state.word().to_owned(),
+        phase: record
+            .phase
+            .map(|phase| phase.word().to_owned())
+            .unwrap_or_default(),
+        gate_open: record.gate_open,
+        slots_for: record
+            .slots_for
+            .iter()
+            .map(|node| node_out(*node))
+            .collect(),
+        edges: record
+            .edges
+            .iter()
+            .map(|(provider, edge)| edge_out(*provider, edge))
+            .collect(),
+        catalog: record.catalog,
+        heartbeat: record.heartbeat,
+        wal: record.wal.0,
+        clock: Some(clock_out(&record.clock)),
+        written_at_ms: record.written_at.0,
+    }
+}
+
+fn edge(edge: wire::Edge) -> Taken<(NodeId, EdgeReport)> {
+    let report = EdgeReport {
+        state: word("edge.state", &edge.state)?,
+        lag_ms: edge.lag_ms,
+        heartbeat: edge.heartbeat,
+        detail: text("edge.detail", edge.detail, TEXT_BYTES_MAX)?,
+    };
+    Ok((node("edge.provider", &edge.provider)?, report))
+}
+
+fn edge_out(provider: NodeId, edge: &EdgeReport) -> wire::Edge {
+    wire::Edge {
+        provider: node_out(provider),
+        state: edge.state.word().to_owned(),
+        lag_ms: edge.lag_ms,
+        heartbeat: edge.heartbeat,
+        detail: text_out(&edge.detail, TEXT_BYTES_MAX),
+    }
+}
+
+fn clock(clock: Option<wire::Clock>) -> Taken<ClockReading> {
+    let clock = required("record.clock", clock)?;
+    let verdict = match clock.verdict {
+        0 => ClockVerdict::Unknown,
+        1 => ClockVerdict::Synchronized,
+        2 => ClockVerdict::Drifting,
+        3 => ClockVerdict::Unsynchronized,
+        _ => return bad("clock.verdict", "is not a number this version knows"),
+    };
+    let source = match clock.source {
+        0 => ClockSource::None,
+        1 => ClockSource::Chrony,
+        2 => ClockSource::Kernel,
+        _ => return bad("clock.source", "is not a number this version knows"),
+    };
+    Ok(ClockReading {
+        verdict,
+        source,
+        offset_us: clock.offset_us,
+        error_us: clock.error_us,
+    })
+}
+
+fn clock_out(clock: &ClockReading) -> wire::Clock {
+    wire::Clock {
+        verdict: match clock.verdict {
+            ClockVerdict::Unknown => 0,
+            ClockVerdict::Synchronized => 1,
+            ClockVerdict::Drifting => 2,
+            ClockVerdict::Unsynchronized => 3,
+        },
+        source: match clock.source {
+            ClockSource::None => 0,
+            ClockSource::Chrony => 1,
+            ClockSource::Kernel => 2,
+        },
+        offset_us: clock.offset_us,
+        error_us: clock.error_us,
+    }
+}

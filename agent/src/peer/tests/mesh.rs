@@ -1,0 +1,371 @@
+//! Calls between members: who is let in, and what happens as certificates come and go.
+
+use super::*;
+use crate::peer::connect::connect;
+use crate::trust::verify::Unproven;
+use pgaa_core::ids::LineageId;
+use pgaa_core::roster::Tombstone;
+use std::time::Duration;
+
+async fn refusal_code(peers: &Peers, to: &Agent) -> String {
+    match peers.ping(to.node, to.address, 1).await {
+        Err(PeerError::Refused { refusal, .. }) => refusal.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn members_exchange_everything_there_is() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    let (node, at) = (one.node, one.address);
+    assert_eq!(peers.ping(node, at, 6).await.unwrap(), 7);
+
+    let have = BTreeMap::from([(id(4), 9), (id(5), 1)]);
+    let (back, want) = peers.exchange(node, at, have, roster()).await.unwrap();
+    assert_eq!((back, want), (roster(), vec![id(4), id(5)]));
+    assert_eq!(one.asked(), [two.node]);
+
+    let catalog = peers.catalog(node, at).await.unwrap();
+    assert_eq!((catalog.digest, catalog.tables[0].structure), (7, u64::MAX));
+    assert_eq!(
+        catalog.tables[0].name, "public.\"o dd\"",
+        "control characters never travel"
+    );
+
+    let times = peers.measure_clock(node, at).await.unwrap();
+    let order = [
+        times.sent_us,
+        times.received_us,
+        times.answered_us,
+        times.arrived_us,
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+
+    let proposal = ForgetProposal {
+        target: id(3),
+        parent: Some(LineageId(Uuid::from_u128(1))),
+        link: LineageId(Uuid::from_u128(2)),
+        tombstone: Tombstone {
+            name: Name::new("three").unwrap(),
+            epoch: DataEpoch(Uuid::from_u128(5)),
+            ordinal: None,
+            left: true,
+        },
+        commit: false,
+    };
+    let answer = peers
+        .propose_forget(node, at, proposal.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        (answer.consent, answer.reason),
+        (true, format!("{proposal:?}"))
+    );
+
+    let token = two
+        .host
+        .tokens
+        .create(two.clocks.wall(), Duration::from_secs(60))
+        .unwrap();
+    let theirs = peers
+        .exchange_tokens(node, at, &two.host.tokens.share())
+        .await
+        .unwrap();
+    assert_eq!(theirs.len(), 3, "two of the test's agents, one made here");
+    assert!(one.host.tokens.find(&token.id, one.clocks.wall()).is_ok());
+}
+
+#[tokio::test]
+async fn leases_and_steps_travel() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    let (node, at) = (one.node, one.address);
+    let ask = |kind| LeaseAsk {
+        joiner: id(2),
+        epoch: 4,
+        kind,
+        ttl: Duration::from_secs(30),
+    };
+    let granted = peers
+        .lease(node, at, ask(LeaseKind::Acquire))
+        .await
+        .unwrap();
+    assert_eq!((granted.verdict, granted.epoch), (LeaseVerdict::Granted, 5));
+    let denied = peers.lease(node, at, ask(LeaseKind::Renew)).await.unwrap();
+    let reason = "30s".to_owned();
+    assert_eq!(
+        denied.verdict,
+        LeaseVerdict::Denied {
+            holder: Some(id(2)),
+            reason
+        }
+    );
+
+    let step = async |step| {
+        peers
+            .join_step(
+                node,
+                at,
+                StepAsk {
+                    joiner: id(2),
+                    epoch: 4,
+                    step,
+                },
+            )
+            .await
+            .unwrap()
+    };
+    let subscription = "0a_1b".to_owned();
+    let origins = BTreeMap::from([(subscription.clone(), Lsn(1))]);
+    assert_eq!(
+        step(Step::CreateSlot { subscription }).await,
+        StepAnswer::Origins(origins)
+    );
+    assert_eq!(step(Step::DropSlots).await, StepAnswer::Done);
+    assert_eq!(step(Step::Admit).await, StepAnswer::Done);
+    assert_eq!(step(Step::Beat).await, StepAnswer::Heartbeat(5));
+    assert_eq!(
+        step(Step::InsertPosition).await,
+        StepAnswer::Position(Lsn(u64::MAX))
+    );
+    let positions = Step::OriginPositions {
+        since: Lsn(1),
+        until: Lsn(8),
+    };
+    assert_eq!(step(positions).await, StepAnswer::Position(Lsn(7)));
+    let quoted = Step::CreateSlot {
+        subscription: "a'; drop".to_owned(),
+    };
+    let ask = StepAsk {
+        joiner: id(2),
+        epoch: 4,
+        step: quoted,
+    };
+    let refused = peers.join_step(node, at, ask).await;
+    assert!(
+        matches!(refused, Err(PeerError::Refused { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_ca_travels_to_those_the_host_gives_it() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    let refused = peers.authority(one.node, one.address).await.err();
+    assert!(
+        matches!(refused, Some(PeerError::Refused { .. })),
+        "{refused:?}"
+    );
+    *one.host.authority.lock().unwrap() = Some(ca);
+    let answer = peers.authority(one.node, one.address).await.ok().unwrap();
+    let copy = Authority::from_parts(&answer.key_pkcs8, &answer.ca_der).unwrap();
+    two.renew(&copy);
+    assert_eq!(two.peers().ping(one.node, one.address, 1).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn only_members_of_this_cluster_get_in() {
+    let now = Clocks::start().wall();
+    let (ca, forged) = (authority(now), authority(now));
+    let one = Agent::member(1, &ca, 0).await;
+
+    let stranger = Agent::member(2, &forged, 0).await;
+    let refused = stranger
+        .peers()
+        .ping(one.node, one.address, 1)
+        .await
+        .unwrap_err();
+    let expected = Unproven::OtherAuthority;
+    assert!(
+        matches!(refused, PeerError::Unproven { why, .. } if why == expected),
+        "{refused}"
+    );
+    // The stranger's own checks aside: the member refuses it as well.
+    assert_eq!(raw_ping(&stranger, &one).await, "unproven");
+
+    let token = JoinToken::mint().unwrap();
+    let fresh = Agent::start(3, &token).await;
+    let refused = fresh
+        .peers()
+        .ping(one.node, one.address, 1)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, PeerError::NotEnrolled), "{refused}");
+    assert_eq!(raw_ping(&fresh, &one).await, "unproven");
+
+    let member = Agent::member(4, &ca, 0).await;
+    let refused = member
+        .peers()
+        .ping(id(9), one.address, 1)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refused, PeerError::OtherNode { expected, found, .. }
+            if expected == id(9) && found.node == one.node),
+        "{refused}"
+    );
+    let refused = member
+        .peers()
+        .ping(fresh.node, fresh.address, 1)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, PeerError::Unproven { .. }), "{refused}");
+
+    let twin = Agent::member(1, &ca, 0).await;
+    assert_eq!(raw_ping(&twin, &one).await, "twin");
+}
+
+/// Calls without any check of the server, and returns the word of the refusal.
+async fn raw_ping(from: &Agent, to: &Agent) -> String {
+    let connection = connect(&from.credentials.current(), to.address)
+        .await
+        .unwrap();
+    let stream = Mutex::new(Some(connection.stream));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let stream = stream.lock().unwrap().take();
+        async move { stream.map(hyper_util::rt::TokioIo::new).ok_or("used") }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://agent.pgaa");
+    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    let mut stub = pgaa_proto::v1::mesh_client::MeshClient::new(channel);
+    let request = pgaa_proto::v1::PingRequest { generation: 1 };
+    let status = stub.ping(request).await.unwrap_err();
+    crate::peer::mesh::refusal_of(&status).unwrap().code
+}
+
+#[tokio::test]
+async fn a_buried_member_is_told_so_on_its_open_connection() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    peers.ping(one.node, one.address, 1).await.unwrap();
+    one.host.buried.lock().unwrap().insert(two.node);
+    assert_eq!(refusal_code(&peers, &one).await, "buried");
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_presented_without_a_restart() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    peers.ping(one.node, one.address, 1).await.unwrap();
+    let seen = async || {
+        let own = two.credentials.current();
+        connect(&own, one.address).await.unwrap().peer_fingerprint
+    };
+    let before = seen().await;
+    assert_eq!(before, one.credentials.current().fingerprint);
+    one.renew(&ca);
+    peers.ping(one.node, one.address, 1).await.unwrap();
+    let after = seen().await;
+    assert_ne!(after, before);
+    assert_eq!(after, one.credentials.current().fingerprint);
+    // And the client's own new certificate takes effect with its next call.
+    two.renew(&ca);
+    peers.ping(one.node, one.address, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_refused_by_both_sides_until_it_is_renewed() {
+    let ca = authority(Clocks::start().wall());
+    let (one, late) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 100).await,
+    );
+    assert!(late.credentials.needs_renewal(late.clocks.wall()));
+    assert_eq!(refusal_code(&late.peers(), &one).await, "unproven");
+    let refused = one
+        .peers()
+        .ping(late.node, late.address, 1)
+        .await
+        .unwrap_err();
+    let expected = Unproven::Expired;
+    assert!(
+        matches!(refused, PeerError::Unproven { why, .. } if why == expected),
+        "{refused}"
+    );
+    late.renew(&ca);
+    assert_eq!(
+        late.peers().ping(one.node, one.address, 1).await.unwrap(),
+        2
+    );
+    assert_eq!(
+        one.peers().ping(late.node, late.address, 1).await.unwrap(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_came_back_is_reached_by_the_next_call() {
+    let ca = authority(Clocks::start().wall());
+    let (mut one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    peers.ping(one.node, one.address, 1).await.unwrap();
+    let address = one.address;
+    one.stop.take().unwrap().send(()).unwrap();
+    one.task.await.unwrap().unwrap();
+    let gone = peers.ping(one.node, address, 1).await.unwrap_err();
+    assert!(
+        matches!(gone, PeerError::Connect(_) | PeerError::Lost { .. }),
+        "{gone}"
+    );
+
+    let listener = TcpListener::bind(address).await.unwrap();
+    let host = one.host.clone();
+    let serving = serve(
+        listener,
+        one.credentials.clone(),
+        host.clone(),
+        host,
+        std::future::pending(),
+    );
+    let again = tokio::spawn(serving);
+    assert_eq!(peers.ping(one.node, address, 1).await.unwrap(), 2);
+    again.abort();
+    drop(one.directory);
+}
+
+#[tokio::test]
+async fn strangers_that_hold_connections_open_keep_no_member_out() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let token = JoinToken::mint().unwrap();
+    let stranger = Agent::start(3, &token).await;
+    let own = stranger.credentials.current();
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        held.push(connect(&own, one.address).await);
+    }
+    let pairing = stranger.pairing(&token);
+    let refused = pairing
+        .ask(one.address, Ask::Founding(Request::Hello(hello(id(3)))))
+        .await;
+    assert_eq!(refused.unwrap_err().code(), "lost");
+    assert_eq!(two.peers().ping(one.node, one.address, 1).await.unwrap(), 2);
+}

@@ -1,0 +1,296 @@
+//! What agents ask one another, in the words of the rest of the program.
+//!
+//! Must not know the wire: `convert` does.
+
+use crate::trust::{Keyring, TokenEntry, TokenId, Tokens};
+use pgaa_core::founding::{Hello, Request, Response};
+use pgaa_core::ids::{LineageId, Lsn, Name, NodeId};
+use pgaa_core::roster::{Roster, Tombstone};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// A peer understood, and says no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// A stable word for programs: "buried", "not_ready", "wrong_token".
+    pub code: String,
+    /// For people, with the next step.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: &str, message: &str) -> Refusal {
+        Refusal {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The one question of a pairing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// A question of the founding protocol.
+    Founding(Request),
+    /// Make me a member.
+    Enrol {
+        /// Who asks.
+        hello: Hello,
+        /// The key to certify, PKCS #10 in DER.
+        csr_der: Vec<u8>,
+    },
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To a question of the founding protocol.
+    Founding(Response),
+    /// You are a member.
+    Enrolled(Enrolled),
+}
+
+/// What makes a node a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    /// Its certificate.
+    pub certificate_der: Vec<u8>,
+    /// The cluster's CA.
+    pub ca_der: Vec<u8>,
+    /// The gossip keys.
+    pub keyring: Keyring,
+    /// Who belongs to the cluster.
+    pub roster: Roster,
+}
+
+/// Answers nodes that have proven the join token. `from` is the proven UUID; a question that
+/// speaks for another one never arrives here.
+#[tonic::async_trait]
+pub trait PairingHost: Send + Sync + 'static {
+    /// The tokens that may be proven.
+    fn tokens(&self) -> &Tokens;
+
+    /// The cluster's name in the configuration.
+    fn cluster_name(&self) -> &Name;
+
+    /// Answers a question of the founding protocol.
+    async fn founding(&self, from: NodeId, request: Request) -> Response;
+
+    /// Makes `from` a member.
+    async fn enrol(
+        &self,
+        from: NodeId,
+        token: &TokenId,
+        hello: Hello,
+        csr_der: &[u8],
+    ) -> Result<Enrolled, Refusal>;
+}
+
+/// One user table, as another member compares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogTable {
+    /// Qualified name.
+    pub name: String,
+    /// Digest of its structure.
+    pub structure: u64,
+    /// Does it have a primary key?
+    pub primary_key: bool,
+}
+
+/// A member's user tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogAnswer {
+    /// Digest over all of them.
+    pub digest: u64,
+    /// The tables.
+    pub tables: Vec<CatalogTable>,
+}
+
+/// A proposal to bury a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForgetProposal {
+    /// Whom.
+    pub target: NodeId,
+    /// The last link of the lineage this continues; `None` for the first.
+    pub parent: Option<LineageId>,
+    /// The new link.
+    pub link: LineageId,
+    /// What stays of it.
+    pub tombstone: Tombstone,
+    /// `false` asks for consent, `true` makes it so.
+    pub commit: bool,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForgetAnswer {
+    /// May it be done?
+    pub consent: bool,
+    /// Does the target answer this member?
+    pub target_answers: bool,
+    /// Why not, for people.
+    pub reason: String,
+}
+
+/// The CA, with its key. No `Debug`: it holds the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuthorityAnswer {
+    /// The key, PKCS #8 in DER.
+    pub key_pkcs8: Zeroizing<Vec<u8>>,
+    /// The CA's certificate.
+    pub ca_der: Vec<u8>,
+}
+
+/// What is to become of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseKind {
+    /// Give it to the joiner.
+    Acquire,
+    /// Let it last longer.
+    Renew,
+    /// The joiner is done.
+    Release,
+}
+
+/// A joiner's question for a member's lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseAsk {
+    /// Who joins.
+    pub joiner: NodeId,
+    /// The fencing epoch it acts under.
+    pub epoch: u64,
+    /// What for.
+    pub kind: LeaseKind,
+    /// For how long.
+    pub ttl: Duration,
+}
+
+/// Was the lease granted?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseVerdict {
+    /// It is the joiner's (or, after a release, nobody's).
+    Granted,
+    /// It is not.
+    Denied {
+        /// Who has it, if somebody has.
+        holder: Option<NodeId>,
+        /// Why not, for people.
+        reason: String,
+    },
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseAnswer {
+    /// Granted?
+    pub verdict: LeaseVerdict,
+    /// The fencing epoch in force.
+    pub epoch: u64,
+    /// The member's roster: the joiner joins them until they no longer grow.
+    pub roster: Roster,
+}
+
+/// One step of a join on a member, in the name of a joiner that holds its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepAsk {
+    /// Who joins.
+    pub joiner: NodeId,
+    /// The fencing epoch it acts under.
+    pub epoch: u64,
+    /// What to do.
+    pub step: Step,
+}
+
+/// What a member does for a joiner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make the slot for this subscription of the joiner's; answers with its position.
+    CreateSlot {
+        /// The subscription's name.
+        subscription: String,
+    },
+    /// Drop the joiner's slots.
+    DropSlots,
+    /// Bump the heartbeat; answers with its number.
+    Beat,
+    /// Tell the WAL insert position.
+    InsertPosition,
+    /// For each origin, by slot name, the last commit applied at or before `until`.
+    OriginPositions {
+        /// Where the records that matter begin.
+        since: Lsn,
+        /// Where they end.
+        until: Lsn,
+    },
+    /// Subscribe to the joiner.
+    Admit,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepAnswer {
+    /// It is done.
+    Done,
+    /// A position in the member's WAL.
+    Position(Lsn),
+    /// The number of a heartbeat.
+    Heartbeat(u64),
+    /// Positions by origin, each in the WAL of that origin's node.
+    Origins(BTreeMap<String, Lsn>),
+}
+
+/// Answers members. Who calls was proven by the connection, and `admits` was asked first.
+#[tonic::async_trait]
+pub trait MeshHost: Send + Sync + 'static {
+    /// May this node call at all? Asked on every call.
+    fn admits(&self, from: NodeId) -> Result<(), Refusal>;
+
+    /// Takes the offered records; answers with those the caller has older or not at all, and
+    /// with the nodes whose records are wanted from it.
+    async fn exchange(
+        &self,
+        from: NodeId,
+        have: BTreeMap<NodeId, u64>,
+        offer: Roster,
+    ) -> Result<(Roster, Vec<NodeId>), Refusal>;
+
+    /// The user tables.
+    async fn catalog(&self) -> Result<CatalogAnswer, Refusal>;
+
+    /// Microseconds since 1970 UTC, now.
+    fn wall_us(&self) -> i64;
+
+    /// Considers, or carries out, a burial.
+    async fn propose_forget(&self, from: NodeId, proposal: ForgetProposal) -> ForgetAnswer;
+
+    /// Joins what two members know of tokens.
+    async fn exchange_tokens(
+        &self,
+        from: NodeId,
+        theirs: BTreeMap<TokenId, TokenEntry>,
+    ) -> Result<BTreeMap<TokenId, TokenEntry>, Refusal>;
+
+    /// The CA's key, for ready members only.
+    async fn authority(&self, from: NodeId) -> Result<AuthorityAnswer, Refusal>;
+
+    /// A joiner's lease.
+    async fn lease(&self, from: NodeId, ask: LeaseAsk) -> Result<LeaseAnswer, Refusal>;
+
+    /// One step of a join.
+    async fn join_step(&self, from: NodeId, ask: StepAsk) -> Result<StepAnswer, Refusal>;
+
+    /// `from` is alive and started its agent so often; answers with the same of this node.
+    async fn ping(&self, from: NodeId, generation: u64) -> u64;
+}
