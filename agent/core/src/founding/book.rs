@@ -16,12 +16,6 @@ const FRESH: Duration = Duration::from_secs(6);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 /// Addresses that were only mentioned by others are tried for this long after the last mention.
 const RUMOUR_FOR: Duration = Duration::from_secs(60);
-/// Hellos are said this often at first,
-const HELLO_EVERY: Duration = Duration::from_millis(500);
-/// for this long after the start,
-const EAGER_FOR: Duration = Duration::from_secs(60);
-/// and then this often.
-const HELLO_EVERY_LATER: Duration = Duration::from_secs(2);
 /// Bound on what is kept of others, whatever they say: a mesh has at most a few dozen nodes.
 const PEERS_MAX: usize = 256;
 /// How many addresses of others are passed on in one hello.
@@ -64,9 +58,10 @@ pub(super) struct Book {
     pub(super) peers: BTreeMap<NodeId, Peer>,
     lanes: BTreeMap<SocketAddr, Lane>,
     rumours: BTreeMap<SocketAddr, Mono>,
-    /// Clusters of our name whose members were heard, and one member of each. Never forgotten
-    /// while the agent runs: a cluster that was there once may be there still.
-    pub(super) clusters: BTreeMap<ClusterId, (NodeId, SocketAddr)>,
+    /// Clusters of our name whose members were heard, and these members. A silent member isn't
+    /// forgotten while the agent runs, since the cluster may be there still; only one that takes
+    /// it back is.
+    pub(super) clusters: BTreeMap<ClusterId, BTreeMap<NodeId, SocketAddr>>,
     pub(super) twins: BTreeMap<NodeId, Twin>,
     /// Nodes of another cluster name.
     pub(super) strangers: BTreeMap<NodeId, (Hello, Mono)>,
@@ -95,10 +90,15 @@ impl Book {
         if self.is_outdated(now, hello) {
             return;
         }
-        if let Some(cluster) = hello.cluster {
+        self.clusters.retain(|_, members| {
+            members.remove(&from);
+            !members.is_empty()
+        });
+        if let Some(cluster) = hello.cluster.filter(|_| self.clusters.len() < PEERS_MAX) {
             self.clusters
                 .entry(cluster)
-                .or_insert((from, hello.endpoints.grpc));
+                .or_default()
+                .insert(from, hello.endpoints.grpc);
         }
         for (_, at) in hello.known.iter().take(KNOWN_MAX) {
             if self.rumours.len() < PEERS_MAX || self.rumours.contains_key(at) {
@@ -168,30 +168,25 @@ impl Book {
         lane.silent = Some((since, why.to_owned()));
     }
 
-    /// Where to say hello now: at the addresses wanted, at those of peers, and at those that
-    /// peers mentioned.
+    /// Addresses where peers are, or are said to be.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let peers = self.peers.values().map(|peer| peer.hello.endpoints.grpc);
+        peers.chain(self.rumours.keys().copied())
+    }
+
+    /// Where of the addresses `wanted` to say hello now.
     pub(super) fn due(
         &mut self,
         now: Mono,
-        started: Mono,
-        mut wanted: BTreeSet<SocketAddr>,
-        me: &Hello,
+        wanted: BTreeSet<SocketAddr>,
+        every: Duration,
     ) -> Vec<(SocketAddr, Option<NodeId>)> {
-        wanted.extend(self.peers.values().map(|peer| peer.hello.endpoints.grpc));
-        wanted.extend(self.rumours.keys());
-        wanted.remove(&me.endpoints.grpc);
         self.lanes.retain(|at, _| wanted.contains(at));
-        let eager = now.since(started) < EAGER_FOR;
-        let every = if eager {
-            HELLO_EVERY
-        } else {
-            HELLO_EVERY_LATER
-        };
         let mut due = Vec::new();
         for at in wanted {
             let lane = self.lanes.entry(at).or_default();
             let patience = if lane.pending {
-                super::machine::ANSWER_WITHIN
+                super::outbox::ANSWER_WITHIN
             } else {
                 every
             };
@@ -263,13 +258,23 @@ impl Book {
         self.peers.get(&node).and_then(|peer| peer.hello.cluster)
     }
 
+    /// The clusters heard of, each with the address of a member.
+    pub(super) fn clusters_heard(&self) -> impl Iterator<Item = (ClusterId, NodeId, SocketAddr)> {
+        self.clusters.iter().filter_map(|(cluster, members)| {
+            members
+                .first_key_value()
+                .map(|(node, at)| (*cluster, *node, *at))
+        })
+    }
+
     pub(super) fn members_of(&self, cluster: ClusterId) -> Vec<(NodeId, SocketAddr)> {
         let peers = self.peers.values().map(|peer| &peer.hello);
         let mut members: Vec<&Hello> = peers.filter(|h| h.cluster == Some(cluster)).collect();
         members.sort_by_key(|hello| !hello.enrols);
         let mut via: Vec<_> = members.iter().map(|h| (h.node, h.endpoints.grpc)).collect();
         if via.is_empty() {
-            via.extend(self.clusters.get(&cluster));
+            let silent = self.clusters.get(&cluster).into_iter().flatten();
+            via.extend(silent.map(|(node, at)| (*node, *at)));
         }
         via
     }

@@ -16,14 +16,18 @@
 
 mod answer;
 mod book;
+mod candidacy;
 mod machine;
 mod obstacle;
 mod operator;
+mod outbox;
+mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use machine::{Ask, Durable, Founding, Promise, Standing, Step};
-pub use operator::{OnlyMeRefused, ReleaseRefused};
+pub use machine::{Ask, Durable, Founding, Promise, Step};
+pub use operator::{OnlyMeRefused, ReleaseRefused, Released};
+pub use standing::Standing;
 
 use crate::ids::{ClusterId, DataEpoch, Name, NodeId};
 use crate::record::Endpoints;

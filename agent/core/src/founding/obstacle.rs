@@ -8,6 +8,7 @@ use super::machine::Founding;
 use super::{DataHeld, Hello};
 use crate::ids::{ClusterId, NodeId};
 use crate::policy::FoundingSet;
+use crate::roster::Decree;
 use crate::status::WaitingOn;
 use crate::time::Mono;
 use std::cmp::Reverse;
@@ -18,9 +19,15 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Obstacle {
     /// A cluster exists.
-    Cluster(ClusterId, NodeId, SocketAddr),
+    Cluster {
+        cluster: ClusterId,
+        at: SocketAddr,
+        answers: bool,
+    },
     /// Two clusters of our name exist.
     TwoClusters([(ClusterId, SocketAddr); 2]),
+    /// Nobody answers who could let this founding member in.
+    Orphaned { name: String, founder: NodeId },
     /// PostgreSQL has not been looked at.
     DataUnknown,
     /// The seeds resolve to nothing yet.
@@ -66,7 +73,7 @@ impl Obstacle {
     /// Is it a reason to refuse one's promise to somebody else?
     pub(super) fn forbids_promise(&self) -> bool {
         match self {
-            Obstacle::Cluster(..)
+            Obstacle::Cluster { .. }
             | Obstacle::TwoClusters(_)
             | Obstacle::DataUnknown
             | Obstacle::SetMismatch { .. }
@@ -76,7 +83,8 @@ impl Obstacle {
             | Obstacle::SameSystem(_)
             | Obstacle::TwoWithData(_) => true,
             // Matters of this node's own candidacy.
-            Obstacle::Unresolved
+            Obstacle::Orphaned { .. }
+            | Obstacle::Unresolved
             | Obstacle::NotInSet(_)
             | Obstacle::Promised(_)
             | Obstacle::Better(_)
@@ -87,7 +95,7 @@ impl Obstacle {
 
     fn kind(&self) -> &'static str {
         match self {
-            Obstacle::Cluster(..) | Obstacle::TwoClusters(_) => "clusters",
+            Obstacle::Cluster { .. } | Obstacle::TwoClusters(_) => "clusters",
             Obstacle::DataUnknown => "postgres",
             Obstacle::Unresolved | Obstacle::Untried(_) => "seeds",
             Obstacle::SetMismatch { .. }
@@ -96,7 +104,7 @@ impl Obstacle {
             | Obstacle::NotInSet(_) => "expect",
             Obstacle::Twin { .. } | Obstacle::SameSystem(_) => "clone",
             Obstacle::TwoWithData(_) => "data",
-            Obstacle::Promised(_) | Obstacle::Better(_) => "promise",
+            Obstacle::Orphaned { .. } | Obstacle::Promised(_) | Obstacle::Better(_) => "promise",
             Obstacle::Missing { .. } => "peers",
         }
     }
@@ -108,12 +116,29 @@ impl Obstacle {
     /// In words.
     pub(super) fn text(&self) -> String {
         match self {
-            Obstacle::Cluster(cluster, node, at) => {
-                format!("cluster {cluster} exists: node {node} at {at} is a member of it")
+            Obstacle::Cluster {
+                cluster,
+                at,
+                answers: true,
+            } => {
+                format!("cluster {cluster} exists: {at} is a member of it")
             }
+            Obstacle::Cluster {
+                cluster,
+                at,
+                answers: false,
+            } => format!(
+                "cluster {cluster} exists, and its member at {at} answers no more: bring it \
+                 back, or, if that cluster is gone for ever, restart this agent"
+            ),
             Obstacle::TwoClusters([(a, at_a), (b, at_b)]) => format!(
                 "two clusters of this name exist, {a} (member at {at_a}) and {b} (member at \
                  {at_b}): they never merge; keep the seeds of one of them and restart the agent"
+            ),
+            Obstacle::Orphaned { name, founder } => format!(
+                "{name} has founded the cluster with this node, and neither it nor any ready \
+                 member answers: bring it back, or, if it is destroyed for ever and no member \
+                 is ready, run `pgaa-agent promise release {founder}` on every founding member"
             ),
             Obstacle::DataUnknown => "PostgreSQL has not been looked at yet".to_owned(),
             Obstacle::Unresolved => "the seeds have not been resolved yet".to_owned(),
@@ -174,7 +199,7 @@ pub(super) fn rank(hello: &Hello) -> (Reverse<bool>, NodeId) {
 impl Founding {
     /// Everything that keeps this node from being a candidate now, most important first.
     pub(super) fn obstacles(&self, now: Mono) -> Vec<Obstacle> {
-        let mut found = self.clusters_heard();
+        let mut found = self.clusters_heard(now);
         if self.me.data == DataHeld::Unknown {
             found.push(Obstacle::DataUnknown);
         }
@@ -187,7 +212,8 @@ impl Founding {
             .founding_nodes(now)
             .into_iter()
             .filter_map(|n| self.book.peers.get(&n));
-        if let Some(best) = better.map(|p| &p.hello).min_by_key(|hello| rank(hello))
+        if found.iter().all(|o| !matches!(o, Obstacle::Promised(_)))
+            && let Some(best) = better.map(|p| &p.hello).min_by_key(|hello| rank(hello))
             && rank(best) < rank(&self.me)
         {
             found.push(Obstacle::Better(format!(
@@ -200,30 +226,55 @@ impl Founding {
         found
     }
 
-    /// What a member has to say about founding: nothing, unless another cluster is about.
-    pub(super) fn obstacles_of_a_member(&self) -> Vec<Obstacle> {
+    /// What a member has to say about founding: nothing, unless another cluster is about, or
+    /// nobody is left to let it in.
+    pub(super) fn obstacles_of_a_member(&self, now: Mono) -> Vec<Obstacle> {
         let Some(ours) = self.cluster() else {
             return Vec::new();
         };
         let theirs = self
             .book
-            .clusters
-            .iter()
-            .find(|(cluster, _)| **cluster != ours);
+            .clusters_heard()
+            .find(|(cluster, ..)| *cluster != ours);
         let here = (ours, self.me.endpoints.grpc);
-        theirs
-            .map(|(cluster, (_, at))| Obstacle::TwoClusters([here, (*cluster, *at)]))
+        let mut found: Vec<Obstacle> = theirs
+            .map(|(cluster, _, at)| Obstacle::TwoClusters([here, (cluster, at)]))
             .into_iter()
-            .collect()
+            .collect();
+        if let Some(decree) = self.orphaned(now) {
+            let name = decree.member(decree.founder).map(|m| m.name.to_string());
+            found.push(Obstacle::Orphaned {
+                name: name.unwrap_or_else(|| decree.founder.short()),
+                founder: decree.founder,
+            });
+        }
+        found
+    }
+
+    /// The decree this node obeys, when neither its founder nor anyone else who could let this
+    /// node in answers.
+    pub(super) fn orphaned(&self, now: Mono) -> Option<&Decree> {
+        let outside = self.me.cluster.is_none();
+        let decree = self
+            .durable
+            .decree
+            .as_ref()
+            .filter(|d| outside && d.founder != self.me.node)?;
+        let mut fellows = self
+            .book
+            .fresh(now)
+            .filter(|h| h.cluster == Some(decree.cluster));
+        let helped = fellows.any(|hello| hello.enrols || hello.node == decree.founder);
+        (!helped).then_some(decree)
     }
 
     /// Why this node is set apart, if it is.
-    pub(super) fn quarantine(&self) -> Option<String> {
-        let heard = self.clusters_heard();
+    pub(super) fn quarantine(&self, now: Mono) -> Option<String> {
+        let heard = self.clusters_heard(now);
         if let Some(two @ Obstacle::TwoClusters(_)) = heard.first() {
             return Some(two.text());
         }
-        let (cluster, (_, at)) = self.book.clusters.first_key_value()?;
+        let (cluster, _, at) = self.book.clusters_heard().next()?;
         (self.me.data == DataHeld::Rows).then(|| {
             format!(
                 "this node holds rows of unknown lineage, and cluster {cluster} exists (member \
@@ -232,13 +283,23 @@ impl Founding {
         })
     }
 
-    fn clusters_heard(&self) -> Vec<Obstacle> {
-        let mut heard = self.book.clusters.iter();
+    fn clusters_heard(&self, now: Mono) -> Vec<Obstacle> {
+        let mut heard = self.book.clusters_heard();
         match (heard.next(), heard.next()) {
-            (Some((a, (_, at_a))), Some((b, (_, at_b)))) => {
-                vec![Obstacle::TwoClusters([(*a, *at_a), (*b, *at_b)])]
+            (Some((a, _, at_a)), Some((b, _, at_b))) => {
+                vec![Obstacle::TwoClusters([(a, at_a), (b, at_b)])]
             }
-            (Some((cluster, (node, at))), None) => vec![Obstacle::Cluster(*cluster, *node, *at)],
+            (Some((cluster, _, at)), None) => {
+                let answers = self
+                    .book
+                    .fresh(now)
+                    .any(|hello| hello.cluster == Some(cluster));
+                vec![Obstacle::Cluster {
+                    cluster,
+                    at,
+                    answers,
+                }]
+            }
             (None, _) => Vec::new(),
         }
     }

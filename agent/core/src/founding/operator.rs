@@ -43,6 +43,16 @@ pub enum OnlyMeRefused {
     },
 }
 
+/// What `promise release` has voided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// A promise. This node takes part in the founding again.
+    Promise,
+    /// A decree whose founder is gone. The agent must be restarted, so that others believe that
+    /// this node, which called itself a member, is none.
+    Decree,
+}
+
 /// Why `promise release` is refused.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ReleaseRefused {
@@ -86,7 +96,7 @@ impl Founding {
         if self.me.data == DataHeld::Unknown {
             return Err(OnlyMeRefused::DataUnknown);
         }
-        if let Some((cluster, (_, at))) = self.book.clusters.first_key_value() {
+        if let Some((cluster, _, at)) = self.book.clusters_heard().next() {
             return Err(OnlyMeRefused::ClusterExists(format!(
                 "{cluster} (member at {at})"
             )));
@@ -114,9 +124,21 @@ impl Founding {
         }
     }
 
-    /// Voids the promise held by `candidate`, a machine destroyed for ever. On `Ok`,
-    /// [`Founding::durable`] must be on disk before the operator is told.
-    pub fn release_promise(&mut self, now: Mono, candidate: NodeId) -> Result<(), ReleaseRefused> {
+    /// Voids the promise held by `candidate`, a machine destroyed for ever, or its decree, as
+    /// long as nobody could be enrolled by it. On `Ok`, [`Founding::durable`] must be on disk
+    /// before the operator is told.
+    pub fn release_promise(
+        &mut self,
+        now: Mono,
+        candidate: NodeId,
+    ) -> Result<Released, ReleaseRefused> {
+        if self
+            .orphaned(now)
+            .is_some_and(|decree| decree.founder == candidate)
+        {
+            self.durable.decree = None;
+            return Ok(Released::Decree);
+        }
         let held = self.durable.promise.as_ref();
         let Some(promise) = held.filter(|promise| promise.candidate == candidate) else {
             let held = held.map(|promise| promise.candidate);
@@ -133,6 +155,6 @@ impl Founding {
         }
         let ballot = promise.ballot;
         self.void(candidate, ballot);
-        Ok(())
+        Ok(Released::Promise)
     }
 }

@@ -372,7 +372,7 @@ fn a_vanished_candidate_is_waited_for_until_an_operator_releases_its_promise() {
         said.contains(&format!("promise release {}", id(2))),
         "{said}"
     );
-    assert_eq!(it.release_promise(later, id(2)), Ok(()));
+    assert_eq!(it.release_promise(later, id(2)), Ok(Released::Promise));
     assert!(it.durable().promise.is_none());
 }
 
