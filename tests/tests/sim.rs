@@ -1,2 +1,0 @@
-//! Tests in virtual time.
-fn main() {}
