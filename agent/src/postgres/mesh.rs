@@ -21,6 +21,10 @@ use tokio_postgres::types::PgLsn;
 /// second: whoever starts one sleeps on a latch that the start itself doesn't set.
 const WAKE_EVERY: Duration = Duration::from_millis(10);
 
+/// How often the manager is woken while a kicked subscription is disabled: enough for it to look
+/// once, even when it was about to sleep.
+const KICK_WAKES: usize = 3;
+
 /// How many holes among the numbers of origins are filled at most to hold on to one number.
 const HOLES_MAX: usize = 64;
 
@@ -206,11 +210,19 @@ impl Postgres {
         self.each(sql!("subscription_disable"), names).await
     }
 
-    /// Makes an enabled subscription that is down reconnect at once; pglogical alone waits for up
-    /// to 180 s. Not for subscriptions whose worker runs: it would be ended.
+    /// Makes an enabled subscription that is down, or whose stream is silent, reconnect at once.
+    ///
+    /// pglogical alone waits: up to 180 s between two attempts, and always 5 s after a worker has
+    /// failed. The manager forgets the failure when it sees the subscription disabled, so it is
+    /// disabled for a moment. After a crash in between it stays so, and the next look shows it.
     pub async fn kick(&self, name: &str) -> Result<(), SqlError> {
-        self.each(sql!("subscription_enable"), &[name]).await?;
-        self.wake_workers(&[name]).await.map(|_| ())
+        self.disable(&[name]).await?;
+        for _ in 0..KICK_WAKES {
+            self.wake_workers(&[name]).await?;
+            tokio::time::sleep(WAKE_EVERY).await;
+        }
+        self.enable(&[name]).await?;
+        self.wake_workers(&[name]).await.map(drop)
     }
 
     async fn each(&self, sql: super::session::Sql, names: &[&str]) -> Result<(), SqlError> {

@@ -109,9 +109,9 @@ impl Postgres {
     /// Puts a table into the replication set of the user's tables; returns false when it was in
     /// it before. `name` is "schema.table", quoted where needed.
     ///
-    /// With `send_existing` the rows that are there now are sent as well: in one transaction,
-    /// with writers locked out, they are taken out of the table before it enters the set and
-    /// put back after. Subscribers see inserts alone, never a delete, so that a row which several
+    /// With `send_existing` the rows that were written here before are sent as well: in one
+    /// transaction, with writers locked out, they are taken out of the table before it enters the
+    /// set and put back after. Subscribers see inserts alone, never a delete, so that a row which several
     /// nodes hold meets the ordinary insert/insert rule, under which all nodes converge.
     pub async fn add_table(&self, name: &str, send_existing: bool) -> Result<bool, SqlError> {
         let session = self.take(Purpose::Long).await?;
@@ -135,6 +135,7 @@ impl Postgres {
         }
         session.commit().await?;
         self.give_back(session);
+        self.inner.watch.lock().await.forget();
         Ok(!replicated)
     }
 
@@ -153,6 +154,7 @@ impl Postgres {
         }
         session.commit().await?;
         self.give_back(session);
+        self.inner.watch.lock().await.forget();
         Ok(replicated)
     }
 }

@@ -10,6 +10,7 @@ mod gate;
 mod harness;
 mod intruders;
 mod partitions;
+mod sql;
 mod provision;
 mod tables;
 
