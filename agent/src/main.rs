@@ -1,2 +1,5 @@
 //! The binary: the only place that exits.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    pgaa_agent::cli::main()
+}

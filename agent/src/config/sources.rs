@@ -217,6 +217,15 @@ impl Merged {
             })
     }
 
+    /// The value that counts, of a key that is a path.
+    #[must_use]
+    pub fn path(&self, key: &str) -> Option<PathBuf> {
+        match self.value(key)? {
+            Value::Text(text) => Some(PathBuf::from(text)),
+            Value::Integer(_) | Value::List(_) => None,
+        }
+    }
+
     /// Where the value comes from.
     #[must_use]
     pub fn origin(&self, key: &str) -> Origin {

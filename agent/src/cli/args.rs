@@ -1,0 +1,324 @@
+//! The arguments, as clap reads them. Only names and types; what they do is in the modules
+//! beside this one.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Builds and guards an active-active PostgreSQL mesh.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgaa-agent",
+    version,
+    after_help = "Exit codes: 0 ok, 1 degraded, 2 critical, 3 agent unreachable, 4 time-out, \
+                  64 usage, 77 permission, 78 configuration."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Arguments that every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Ask the agent at this Unix socket
+    #[arg(long, global = true, env = "PGAA_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Read this configuration file and no other
+    #[arg(long, global = true, env = "PGAA_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Read configuration from this directory in the place of /etc/pgaa
+    #[arg(
+        long,
+        global = true,
+        env = "PGAA_CONFIG_DIR",
+        value_name = "DIR",
+        conflicts_with = "config"
+    )]
+    pub config_dir: Option<PathBuf>,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Text for people, or JSON for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs; documents carry schema_version
+    Json,
+}
+
+/// Where the output format is asked for.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OutputArg {
+    /// The output's format
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show how the mesh is, as this node sees it
+    Status {
+        /// Go on, and show each change
+        #[arg(short, long)]
+        watch: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// List the nodes
+    Nodes(OutputArg),
+    /// Show the matrix of edges: who follows whom, and how far behind
+    Topology(OutputArg),
+    /// Show what happened on this node
+    Events {
+        /// How far back, like 30m, 2h, 7d
+        #[arg(long, value_parser = read_duration, value_name = "TIME")]
+        since: Option<Duration>,
+        /// Go on, and show each event as it happens
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Wait until something is so
+    Wait {
+        /// What has to be so
+        #[arg(long = "for", value_enum, value_name = "WHAT")]
+        goal: Goal,
+        /// How long to wait, like 500ms, 60s, 5m
+        #[arg(long, value_parser = read_duration, default_value = "60s", value_name = "TIME")]
+        timeout: Duration,
+    },
+    /// Check and show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make, list and revoke join tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Find and correct sequences that would give the same key on two nodes
+    #[command(subcommand)]
+    Sequences(SequencesCommand),
+    /// Drain, and leave the mesh for good
+    Leave {
+        /// Without waiting for nodes that can't be reached
+        #[arg(long)]
+        force: bool,
+    },
+    /// Remove a dead node from the mesh for ever
+    Forget {
+        /// Its name or UUID
+        node: String,
+        /// Although most of the other nodes can't be reached
+        #[arg(long)]
+        force: bool,
+    },
+    /// Restart PostgreSQL on this node
+    Restart,
+    /// Found the cluster without the nodes that are missing
+    Found {
+        /// Has to be said: this node alone becomes the cluster, and the others join it
+        #[arg(long, required = true)]
+        only_me: bool,
+        /// To whom this node has promised itself (its own UUID when to nobody), as status shows
+        #[arg(long, value_name = "UUID")]
+        promise_holder: Option<String>,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show or take back the promise made to a founder
+    #[command(subcommand)]
+    Promise(PromiseCommand),
+    /// Make PostgreSQL ready before its first start (for systemd)
+    Provision,
+    /// Start a whole mesh on this machine, to look at and to play with
+    Demo(DemoArgs),
+    /// Print the completion script for a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write all of them into a directory
+    Man {
+        /// Where to
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// What can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Goal {
+    /// This node takes writes
+    Ready,
+    /// This node belongs to a cluster
+    Member,
+    /// Every node is ready and every edge replicates
+    Converged,
+    /// This node has left
+    Left,
+}
+
+/// `config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say everything that is wrong with the configuration
+    Check,
+    /// Print what counts
+    Show {
+        /// With the file and line, or the variable, each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Print a documented sample file
+    Sample,
+}
+
+/// `token`
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a join token, and print it once
+    Create {
+        /// How long it is good for, like 24h, 30d
+        #[arg(long, value_parser = read_duration, value_name = "TIME")]
+        ttl: Option<Duration>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// List the tokens, without their secrets
+    List(OutputArg),
+    /// End a token before its time; members stay
+    Revoke {
+        /// The part between the dots of pgaa1.ID.SECRET
+        id: String,
+    },
+}
+
+/// `sequences`
+#[derive(Debug, Subcommand)]
+pub enum SequencesCommand {
+    /// List the sequences that feed keys
+    List(OutputArg),
+    /// Give them a step and an offset of this node's own
+    Fix {
+        /// Only these; all that need it when none is named
+        sequences: Vec<String>,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `promise`
+#[derive(Debug, Subcommand)]
+pub enum PromiseCommand {
+    /// Show to whom this node has promised itself
+    Show(OutputArg),
+    /// Take the promise back from a candidate that is destroyed for ever
+    Release {
+        /// The candidate's UUID
+        candidate: String,
+    },
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DemoArgs {
+    #[command(subcommand)]
+    pub command: Option<DemoCommand>,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub nodes: u16,
+}
+
+/// What to do with a demo that stays.
+#[derive(Debug, Subcommand)]
+pub enum DemoCommand {
+    /// Start a mesh and leave it running
+    Up {
+        /// How many nodes
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+        nodes: u16,
+        /// Where everything is kept
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Start one more node
+    Add {
+        /// Where the demo is kept
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Stop and remove everything
+    Down {
+        /// Where the demo is kept
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// Reads "500ms", "60s", "5m", "2h", "7d"; a bare number is seconds.
+pub fn read_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let factor_ms: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m, h or d")),
+    };
+    let count: u64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| format!("{text:?} is no time; write 500ms, 60s, 5m, 2h or 7d"))?;
+    let ms = count
+        .checked_mul(factor_ms)
+        .ok_or_else(|| format!("{text:?} is too long"))?;
+    Ok(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_or_refused() {
+        let read = |text| read_duration(text).map(|duration| duration.as_millis());
+        assert_eq!(read("500ms"), Ok(500));
+        assert_eq!(read("60"), Ok(60_000));
+        assert_eq!(read("5m"), Ok(300_000));
+        assert_eq!(read("7d"), Ok(604_800_000));
+        for bad in [
+            "",
+            "s",
+            "1x",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+            "9999999999999999d",
+        ] {
+            assert!(read(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}
