@@ -1,7 +1,9 @@
 //! Tests in virtual time: many machines on one thread, every schedule a function of its seed.
 //!
-//! `SEEDS=20000` tries more seeds, `SEED=7` replays one and prints what happened.
+//! `SEEDS=20000` tries more seeds, `SEED=7` replays one and prints what happened;
+//! `SIM_HOURS=24` watches gossip for longer.
 
 mod founding;
+mod gossip;
 mod seeds;
 mod world;
