@@ -71,9 +71,12 @@ bench:
 	target/release/pgaa-bench
 
 fuzz:
+	@.ci/install-packages $(BUILD_PACKAGES) g++
 	@command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	@rustup toolchain list | grep -q nightly || rustup toolchain install nightly --profile minimal
-	for target in $$(cd tests/fuzz && cargo +nightly fuzz list); do \
-	    echo "== fuzz $$target"; \
-	    (cd tests/fuzz && cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS)); \
+	cd tests/fuzz && for target in $$(cargo +nightly fuzz list); do \
+	    echo "== fuzz $$target, $(FUZZ_SECONDS) s"; \
+	    mkdir -p corpus/$$target; \
+	    cargo +nightly fuzz run $$target corpus/$$target seeds/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
 	done
