@@ -325,7 +325,7 @@ fn wait_all(children: impl Iterator<Item = Result<Child>>) -> Result<()> {
 
 /// The agent under test, copied to where the servers' account can reach it: a checkout below
 /// root's home can't be entered by anybody else.
-fn agent_binary(directory: &std::path::Path) -> Result<PathBuf> {
+pub fn agent_binary(directory: &std::path::Path) -> Result<PathBuf> {
     let built = match std::env::var_os("PGAA_TEST_AGENT") {
         Some(path) => PathBuf::from(path),
         None => {

@@ -21,8 +21,10 @@ mod watch;
 
 pub use interrupt::Interrupted;
 
+use crate::clock::Clocks;
 use crate::postgres::owner::Owner;
 use crate::trust::token::JoinToken;
+use crate::trust::tokens::OUTLIVES_FOUNDING;
 use anyhow::{Context, Error, Result, ensure};
 use interrupt::Interrupt;
 use launch::{Around, launch};
@@ -30,8 +32,10 @@ use place::Place;
 use ports::{reserve, reserve_for};
 use progress::{Progress, Stream};
 use state::DemoState;
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -104,6 +108,7 @@ pub async fn add(directory: &Path, json: bool) -> Result<()> {
         place,
         state,
     };
+    demo.renew_token().await?;
     let held = reserve()?;
     let index = demo.state.append(held.ports);
     demo.state.write(&demo.place)?;
@@ -186,6 +191,21 @@ impl Demo {
         let token = JoinToken::mint()?.reveal();
         self.place
             .write_secret(&self.place.token_file(), &token, &self.owner)
+    }
+
+    /// Replaces the token of the founding when it has expired, or is about to: a demo may run for
+    /// days before somebody adds a node.
+    async fn renew_token(&self) -> Result<()> {
+        let file = self.place.token_file();
+        let now = Clocks::start().wall().0 / 1000;
+        let age_s = u64::try_from(now - fs::metadata(&file)?.mtime()).unwrap_or(0);
+        // A tenth is kept for the join itself.
+        if age_s < OUTLIVES_FOUNDING.as_secs() / 10 * 9 {
+            return Ok(());
+        }
+        let token = watch::new_token(&self.state, &self.place).await?;
+        fs::remove_file(&file)?;
+        self.place.write_secret(&file, &token, &self.owner)
     }
 
     async fn launch(&mut self, first: usize, held: Vec<ports::Reserved>) -> Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! On a terminal the line of the phase under way is redrawn. Must not know what the phases do.
 
+use super::interrupt::Interrupted;
 use crate::clock::Clocks;
 use anyhow::Result;
 use pgaa_core::time::Mono;
@@ -82,6 +83,12 @@ impl Progress {
         let erase = if self.redraws { ERASE_LINE } else { "" };
         match &result {
             Ok(value) => self.write(&format!("{erase}{}\n", self.line(&summary(value)))),
+            Err(error) if error.is::<Interrupted>() => {
+                self.write(&format!(
+                    "{erase}{}\n",
+                    self.line(&format!("{doing}: interrupted"))
+                ));
+            }
             Err(_) => self.write(&format!(
                 "{erase}{}\n",
                 self.line(&format!("{doing}: failed"))

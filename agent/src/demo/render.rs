@@ -99,7 +99,11 @@ mod tests {
         fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let directory = parent.path().join("a demo");
         let place = Place::create(Some(&directory), &Owner::of(&directory).unwrap()).unwrap();
-        let ports = |n: u16| Ports { postgres: 10 * n, grpc: 10 * n + 1, http: 10 * n + 2 };
+        let ports = |n: u16| Ports {
+            postgres: 10 * n,
+            grpc: 10 * n + 1,
+            http: 10 * n + 2,
+        };
         let founders: Vec<Ports> = (1..=9).map(ports).collect();
         let mut state = DemoState::new("/pg/bin".into(), "/x".into(), &founders);
         state.append(ports(10));
@@ -107,7 +111,9 @@ mod tests {
         let at = place.node(&node.name);
         fs::write(&at.config, agent_config(&state, node, &place)).unwrap();
         let sources = Sources::single(&at.config);
-        let settings = load(&sources, &Surroundings::of_machine(&sources)).unwrap().settings;
+        let settings = load(&sources, &Surroundings::of_machine(&sources))
+            .unwrap()
+            .settings;
         assert_eq!(settings.node.name.as_str(), "n10");
         assert_eq!(settings.policy.expect, 9);
         assert!(matches!(&settings.policy.founding_set, FoundingSet::Addresses(a) if a.len() == 9));
@@ -116,7 +122,10 @@ mod tests {
         assert_eq!(settings.paths.agent_socket(), at.agent_socket());
         assert_eq!(settings.postgres.data_dir, at.data());
         assert_eq!(settings.postgres.config_dir, at.data());
-        assert_eq!((settings.postgres.port, settings.network.grpc_port), (100, 101));
+        assert_eq!(
+            (settings.postgres.port, settings.network.grpc_port),
+            (100, 101)
+        );
         assert_eq!(settings.network.gossip_port, 101);
         assert_eq!(settings.network.http, Some(Ports::local(102)));
     }

@@ -5,6 +5,7 @@
 use super::interrupt::Interrupt;
 use super::place::Place;
 use super::state::DemoState;
+use crate::control::Act;
 use crate::control::client::{Client, Sockets};
 use anyhow::{Context, Result, bail};
 use pgaa_core::record::EdgeState;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 /// How often every agent is asked.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -169,6 +171,27 @@ async fn report(socket: &Path) -> Result<StatusReport> {
     serde_json::from_str(&client.status().await?).context("the report can't be read")
 }
 
+/// A new join token, from the first agent that gives one.
+pub async fn new_token(state: &DemoState, place: &Place) -> Result<Zeroizing<String>> {
+    let mut refused = String::new();
+    for node in &state.nodes {
+        match token_of(&place.node(&node.name).agent_socket()).await {
+            Ok(token) => return Ok(token),
+            Err(error) => refused.push_str(&format!("; {}: {error:#}", node.name)),
+        }
+    }
+    bail!("the join token has expired, and no agent gives a new one{refused}")
+}
+
+async fn token_of(socket: &Path) -> Result<Zeroizing<String>> {
+    let mut client = Client::connect(&Sockets::One(socket.to_owned())).await?;
+    let outcome = client.act(Act::TokenCreate { ttl: None }).await?;
+    let token = outcome.json.get("token").and_then(|token| token.as_str());
+    token
+        .map(|token| Zeroizing::new(token.to_owned()))
+        .context(outcome.text)
+}
+
 /// "n1 ready, n2 joining (linking), n3 starting"
 fn summary(answers: &Answers) -> String {
     let word = |(name, answer): (&String, &Result<StatusReport, String>)| match answer {
@@ -200,5 +223,71 @@ fn obstacle(answer: &Result<StatusReport, String>) -> String {
                 false => format!("{state}, waiting on {};", waiting.join("; ")),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::fixture::mesh;
+
+    /// The fixture's mesh with everything in it made right.
+    fn whole() -> StatusReport {
+        let mut report = mesh();
+        report.node.state = NodeState::Ready;
+        report.node.gate_open = true;
+        for member in &mut report.members {
+            member.state = Some(NodeState::Ready);
+        }
+        for edge in &mut report.edges {
+            edge.state = EdgeState::Replicating;
+        }
+        report.tables.replicated = vec!["public.demo_rows".to_owned()];
+        report
+    }
+
+    #[test]
+    fn a_mesh_stands_when_nothing_is_missing() {
+        let nodes = whole().members.len();
+        assert!(stands(&whole(), nodes) && table_is_replicated(&whole(), nodes));
+        assert!(!stands(&whole(), nodes + 1) && !stands(&whole(), nodes - 1));
+        let spoilt: [fn(&mut StatusReport); 4] = [
+            |report| report.node.state = NodeState::Joining,
+            |report| report.node.gate_open = false,
+            |report| report.members[1].state = None,
+            |report| {
+                let me = report.answered_by.node;
+                let own = report.edges.iter_mut().find(|edge| edge.subscriber == me);
+                own.unwrap().state = EdgeState::Connecting;
+            },
+        ];
+        for spoil in spoilt {
+            let mut report = whole();
+            spoil(&mut report);
+            assert!(!stands(&report, nodes), "{report:?}");
+        }
+        let mut report = whole();
+        report.tables.replicated.clear();
+        assert!(!table_is_replicated(&report, nodes));
+    }
+
+    #[test]
+    fn a_summary_names_every_node() {
+        let mut joining = whole();
+        joining.node.state = NodeState::Joining;
+        joining.node.phase = Some(pgaa_core::record::JoinPhase::Linking);
+        joining.node.progress = None;
+        let mut ready = whole();
+        ready.node.phase = None;
+        ready.node.progress = None;
+        let answers = Answers::from([
+            ("n1".to_owned(), Ok(ready)),
+            ("n2".to_owned(), Ok(joining)),
+            ("n3".to_owned(), Err("no agent answers".to_owned())),
+        ]);
+        assert_eq!(
+            summary(&answers),
+            "n1 ready, n2 joining (linking), n3 starting"
+        );
     }
 }

@@ -6,6 +6,7 @@ mod absence;
 mod address;
 mod assembly;
 mod crashes;
+mod demo;
 mod gate;
 mod harness;
 mod intruders;
