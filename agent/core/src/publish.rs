@@ -39,8 +39,8 @@ pub enum Publication {
     Changed(NodeRecord),
 }
 
-/// Makes the new record, with the version one above `previous`'s or `floor`, whichever is
-/// higher. `None` while PostgreSQL has never been seen: there is nothing to say yet.
+/// Makes the new record, with the version one above `previous`'s; a shell that persists a counter
+/// raises it to that. `None` while PostgreSQL has never been seen: there is nothing to say yet.
 #[must_use]
 pub fn publish(
     publisher: &Publisher,
@@ -72,8 +72,6 @@ pub struct Seen {
     pub endpoints: Option<Endpoints>,
     /// Its clock.
     pub clock: ClockReading,
-    /// The lowest version the record may take: the counter the shell persists.
-    pub version: u64,
 }
 
 fn make(
@@ -88,9 +86,7 @@ fn make(
         .and_then(|p| p.epoch)
         .or(previous.map(|r| r.epoch))?;
     let (state, phase, _) = state_of(inputs);
-    let version = previous
-        .map_or(0, |r| r.version.saturating_add(1))
-        .max(seen.version);
+    let version = previous.map_or(1, |r| r.version.saturating_add(1));
     let facts = |pick: &dyn Fn(&PostgresFacts) -> u64, last: fn(&NodeRecord) -> u64| {
         postgres
             .map(pick)

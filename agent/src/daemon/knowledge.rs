@@ -15,7 +15,7 @@ use pgaa_core::time::{Mono, Now};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Learning something failed.
 #[derive(Debug, Error)]
@@ -57,6 +57,8 @@ pub struct Knowledge {
     pub changed: Notify,
     /// Wakes the exchange: our own record has a new version that matters to others.
     pub record_changed: Notify,
+    /// The newest version of our own record.
+    pub published: watch::Sender<u64>,
 }
 
 impl Knowledge {
@@ -70,6 +72,7 @@ impl Knowledge {
             known: Mutex::new(known),
             changed: Notify::new(),
             record_changed: Notify::new(),
+            published: watch::channel(0).0,
         })
     }
 
@@ -174,6 +177,7 @@ impl Knowledge {
         }
         drop(known);
         if matters {
+            self.published.send_replace(record.version);
             self.record_changed.notify_one();
         }
     }
@@ -205,14 +209,19 @@ impl Knowledge {
         self.lock().parted.clone()
     }
 
-    /// Takes the reach of every member as gossip sees it.
-    pub fn set_gossip(&self, reach: BTreeMap<NodeId, Reach>) {
+    /// Takes the reach of every member as gossip sees it. Returns those that have come back.
+    pub fn set_gossip(&self, reach: BTreeMap<NodeId, Reach>) -> Vec<NodeId> {
         let mut known = self.lock();
-        if known.gossip != reach {
-            known.gossip = reach;
-            drop(known);
-            self.changed.notify_one();
+        if known.gossip == reach {
+            return Vec::new();
         }
+        let was_up = |node: &NodeId| known.gossip.get(node) == Some(&Reach::Up);
+        let up = reach.iter().filter(|(_, reach)| **reach == Reach::Up).map(|(node, _)| *node);
+        let returned = up.filter(|node| !was_up(node)).collect();
+        known.gossip = reach;
+        drop(known);
+        self.changed.notify_one();
+        returned
     }
 
     /// Notes that a peer answered a call, or called.
@@ -251,6 +260,12 @@ impl Knowledge {
     pub fn ages(&self, now: Mono) -> BTreeMap<NodeId, u64> {
         let age = |at: &Mono| u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX);
         self.lock().arrived.iter().map(|(node, at)| (*node, age(at))).collect()
+    }
+
+    /// Are the tables of `node` known as of `digest`?
+    #[must_use]
+    pub fn has_catalog(&self, node: NodeId, digest: u64) -> bool {
+        self.lock().catalogs.get(&node).is_some_and(|catalog| catalog.digest == digest)
     }
 
     /// Takes the tables of another member.

@@ -1,1 +1,274 @@
 //! The composition root: what ties the modules together, and the only place that spawns tasks.
+//!
+//! Everything an agent does runs in one of the tasks started here; when one of them ends, the
+//! agent ends, and systemd starts it again.
+
+mod act;
+mod control_host;
+mod exchange;
+mod founding;
+mod gossip;
+mod join;
+mod knowledge;
+mod lease;
+mod membership;
+mod mesh_host;
+mod node;
+mod pairing_host;
+mod reconciler;
+mod rhythm;
+mod store;
+mod surroundings;
+
+use crate::clock::Clocks;
+use crate::config::Settings;
+use crate::events::{Events, Severity};
+use crate::peer::{PairingClient, Peers};
+use crate::postgres::Postgres;
+use crate::postgres::owner::Owner;
+use crate::postgres::provision::ProvisionReport;
+use crate::telemetry::{Systemd, http};
+use crate::trust::keyring::Keyring;
+use crate::trust::{Authority, Credentials, Identity, JoinToken, Tokens};
+use crate::{control, durable, peer};
+use anyhow::{Context, bail};
+use knowledge::Knowledge;
+use log::{info, warn};
+use node::{Node, Parts};
+use pgaa_core::founding::{DataHeld, Founding, Hello};
+use pgaa_core::ids::{DataEpoch, NodeId};
+use pgaa_core::record::Endpoints;
+use reconciler::Reconciler;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// How many nodes may wait to be asked for their records.
+const HINTS_MAX: usize = 1024;
+
+/// Runs the agent until it is told to stop. A restart of the agent is no leave: nothing is
+/// removed, and PostgreSQL goes on.
+pub async fn run(settings: Settings, systemd: Systemd) -> anyhow::Result<()> {
+    let clocks = Clocks::start();
+    let node = Arc::new(assemble(settings, clocks)?);
+    let start = format!(
+        "agent {} of node {} ({}) started, generation {}",
+        env!("CARGO_PKG_VERSION"),
+        node.settings.node.name,
+        node.id(),
+        node.identity.generation()
+    );
+    node.event(Severity::Info, "started", start);
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = spawn(&node, &systemd, &stopped).await?;
+    let ended = tokio::select! {
+        () = told_to_stop() => None,
+        ended = tasks.join_next() => ended,
+    };
+    systemd.stopping();
+    stop.send_replace(true);
+    if let Err(error) = node.knowledge.store_roster() {
+        warn!("the roster could not be stored: {error}");
+    }
+    match ended {
+        None => {
+            info!("told to stop; PostgreSQL goes on");
+            Ok(())
+        }
+        Some(Ok((task, Ok(())))) => bail!("the task {task:?} ended, which it never should"),
+        Some(Ok((task, Err(error)))) => Err(error.context(format!("the task {task:?} failed"))),
+        Some(Err(error)) => Err(error).context("a task ended early"),
+    }
+}
+
+/// Makes this machine ready for its first start: identity and certificate of the node, then its
+/// PostgreSQL. Idempotent. What belongs to the server's user is written with that user's rights.
+pub fn provision(settings: &Settings) -> anyhow::Result<ProvisionReport> {
+    let directory = &settings.paths.state_dir;
+    let owner = Owner::of(&settings.postgres.data_dir)?;
+    if !directory.exists() {
+        durable::make_directory(directory, 0o700)?;
+        if nix::unistd::geteuid().is_root() {
+            owner
+                .take_over(directory)
+                .with_context(|| format!("{} can't be given away", directory.display()))?;
+        }
+    }
+    let clocks = Clocks::start();
+    owner.act(|| {
+        let identity = Identity::open(directory)?;
+        Credentials::open(directory, identity.node(), clocks)?;
+        anyhow::Ok(())
+    })??;
+    Ok(crate::postgres::provision(settings)?)
+}
+
+async fn told_to_stop() {
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            warn!("signals can't be received: {error}");
+            std::future::pending().await
+        }
+    }
+}
+
+/// Opens everything durable and puts the node together.
+fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
+    let directory = settings.paths.state_dir.clone();
+    durable::make_directory(&directory, 0o700)?;
+    let identity = Identity::open(&directory)?;
+    let store = Store::new(&directory);
+    let credentials = Arc::new(Credentials::open(&directory, identity.node(), clocks)?);
+    let tokens = Tokens::open(&directory)?;
+    let token = configured_token(&settings)?;
+    tokens.adopt(&token, clocks.wall())?;
+    let knowledge = Knowledge::load(identity.node(), store.clone())?;
+    let founding = Founding::restore(
+        first_hello(&settings, &identity),
+        &settings.policy,
+        store.founding()?,
+    );
+    let pairing = PairingClient::new(
+        Arc::clone(&credentials),
+        settings.policy.cluster_name.clone(),
+        token,
+    );
+    Ok(Node::new(Parts {
+        clocks,
+        events: Events::open(&directory),
+        peers: Peers::new(Arc::clone(&credentials)),
+        pairing,
+        postgres: Arc::new(Postgres::new(&settings)),
+        authority: Authority::load(&directory)?,
+        keyring: Keyring::load(&directory)?,
+        leases: lease::Leases::open(&directory)?,
+        founding,
+        knowledge,
+        tokens,
+        credentials,
+        store,
+        identity,
+        settings,
+    }))
+}
+
+/// The join token from the first of the configured files that exists.
+fn configured_token(settings: &Settings) -> anyhow::Result<JoinToken> {
+    for path in &settings.token_files {
+        if let Some(bytes) = durable::read(path)? {
+            let text = zeroize::Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+            return JoinToken::parse(text.trim())
+                .with_context(|| format!("{} holds no valid join token", path.display()));
+        }
+    }
+    let places: Vec<String> =
+        settings.token_files.iter().map(|path| path.display().to_string()).collect();
+    bail!("there is no join token in {}; put one there", places.join(" or "))
+}
+
+/// What is known of this node before PostgreSQL was looked at.
+fn first_hello(settings: &Settings, identity: &Identity) -> Hello {
+    let address = settings.network.advertise.unwrap_or(settings.network.listen);
+    let network = &settings.network;
+    Hello {
+        node: identity.node(),
+        name: settings.node.name.clone(),
+        cluster_name: settings.policy.cluster_name.clone(),
+        endpoints: Endpoints {
+            grpc: SocketAddr::new(address, network.grpc_port),
+            gossip: SocketAddr::new(address, network.gossip_port),
+            postgres: SocketAddr::new(address, settings.postgres.port),
+        },
+        generation: identity.generation(),
+        epoch: DataEpoch(Uuid::nil()),
+        system_identifier: 0,
+        expect: settings.policy.expect,
+        data: DataHeld::Unknown,
+        cluster: None,
+        enrols: false,
+        promised: None,
+        known: Vec::new(),
+    }
+}
+
+type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// Starts every task.
+async fn spawn(
+    node: &Arc<Node>,
+    systemd: &Systemd,
+    stopped: &watch::Receiver<bool>,
+) -> anyhow::Result<Tasks> {
+    let mut tasks = Tasks::new();
+    let network = &node.settings.network;
+    let address = (network.listen, network.grpc_port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("TCP port {} of {} can't be bound", address.1, address.0))?;
+    let served = peer::serve(
+        listener,
+        Arc::clone(&node.credentials),
+        Arc::new(pairing_host::Answers(Arc::clone(node))),
+        Arc::new(mesh_host::Answers(Arc::clone(node))),
+        stop_rings(stopped.clone()),
+    );
+    tasks.spawn(async move { ("peers", served.await.map_err(Into::into)) });
+    let (paths, stop) = (node.settings.paths.clone(), stopped.clone());
+    let acts = Arc::new(control_host::Acts(Arc::clone(node)));
+    tasks.spawn(async move { ("control", control::serve(&paths, acts, stop).await) });
+    if let Some(address) = network.http {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("the health port {address} can't be bound"))?;
+        let status = node.status.subscribe();
+        let clocks = node.clocks;
+        tasks.spawn(async move { ("http", http::run(listener, status, clocks).await) });
+    }
+    let reconciler = Reconciler::new(Arc::clone(node), systemd.clone());
+    endless(&mut tasks, "loop", reconciler.run());
+    let (hints, hinted) = mpsc::channel::<NodeId>(HINTS_MAX);
+    endless(&mut tasks, "exchange", exchange::run(Arc::clone(node), hinted));
+    endless(&mut tasks, "gossip", gossip::run(Arc::clone(node), hints));
+    endless(&mut tasks, "heartbeat", rhythm::beat(Arc::clone(node)));
+    endless(&mut tasks, "clock", rhythm::watch_clock(Arc::clone(node)));
+    endless(&mut tasks, "trust", rhythm::keep_trust(Arc::clone(node)));
+    endless(&mut tasks, "certificate", rhythm::reload_certificates(Arc::clone(node)));
+    endless(&mut tasks, "join", join::run(Arc::clone(node)));
+    endless(&mut tasks, "leases", lease::expire(Arc::clone(node)));
+    let (founder, addresses) = (Arc::clone(node), Arc::clone(node));
+    endless(&mut tasks, "founding", async move {
+        founding::run(founder).await;
+        std::future::pending().await
+    });
+    endless(&mut tasks, "address", async move {
+        rhythm::watch_address(addresses).await;
+        std::future::pending().await
+    });
+    Ok(tasks)
+}
+
+async fn stop_rings(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone means the same as one that says so.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+fn endless(tasks: &mut Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        (name, Ok(()))
+    });
+}

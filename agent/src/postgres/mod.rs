@@ -11,6 +11,7 @@ pub mod conninfo;
 pub mod gate;
 pub mod hba;
 mod heartbeat;
+mod join;
 pub mod ident;
 pub mod layout;
 mod mesh;
@@ -22,16 +23,19 @@ pub mod provision;
 mod sequences;
 pub mod server;
 mod session;
+mod source;
 mod tables;
 
 pub use gate::{admit, inspect_files, set_gate};
 pub use hba::Gate;
+pub use join::{CopyInto, CopySession};
 pub use mesh::{Forward, Origin, Slot, Subscription};
 pub use migrate::Identity;
 pub use provision::provision;
 pub use sequences::{SequenceFix, step};
 pub use server::restart;
 pub use session::{Place, SqlError};
+pub use source::{CopyOut, Snapshot, Source, SourceError, SourceTable};
 
 use crate::config::Settings;
 use pgaa_core::time::Mono;

@@ -120,7 +120,8 @@ pub struct SequenceFix {
 impl Postgres {
     /// Lets every sequence that feeds a key give only the values of the node with this ordinal,
     /// above everything its column holds and it has given out. With `dry_run` the statements are
-    /// written and not run. Sequences that are in step are left alone.
+    /// written and not run. Sequences that are in step are left alone. Only those in `names`,
+    /// where any are given.
     ///
     /// Each sequence is changed in a transaction of its own that locks its table against
     /// writers for a moment. A session that fetched a value before, and inserts it after, still
@@ -128,12 +129,16 @@ impl Postgres {
     pub async fn fix_sequences(
         &self,
         ordinal: Ordinal,
+        names: &[String],
         dry_run: bool,
     ) -> Result<Vec<SequenceFix>, SqlError> {
         let step = step(self.inner.max_nodes);
         let session = self.take(Purpose::Change).await?;
         let mut fixes = Vec::new();
         for feeding in list(&session, &self.inner.excluded_schemas).await? {
+            if !names.is_empty() && !names.contains(&feeding.sequence) {
+                continue;
+            }
             let sql = if feeding.in_step(ordinal, step) {
                 String::new()
             } else {

@@ -11,7 +11,8 @@ use thiserror::Error;
 use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use bytes::Bytes;
+use tokio_postgres::{Client, Config, CopyInSink, NoTls, Row, Statement};
 
 /// The name every connection of ours shows in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "pgaa-agent";
@@ -140,7 +141,7 @@ impl SqlError {
             if sqlstate == SqlState::INVALID_CATALOG_NAME.code())
     }
 
-    fn from_driver(what: &'static str, after: Duration, source: tokio_postgres::Error) -> SqlError {
+    pub(super) fn from_driver(what: &'static str, after: Duration, source: tokio_postgres::Error) -> SqlError {
         let Some(error) = source.as_db_error() else {
             return SqlError::Lost { what, source };
         };
@@ -187,9 +188,14 @@ pub(super) enum Purpose {
     Change,
     /// Steps that wait for other servers or for running transactions.
     Long,
+    /// Copying whole tables: as long as it takes.
+    Copy,
     /// The heartbeat, whose commit needn't be flushed: a lost one is followed by the next.
     Beat,
 }
+
+/// How long one statement of a copy may take: building an index over a large table is one.
+const COPY_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 struct Limits {
     statement_ms: u64,
@@ -211,6 +217,7 @@ impl Purpose {
                 statement_ms: 60_000,
                 lock_ms: 10_000,
             },
+            Purpose::Copy => Limits { statement_ms: 0, lock_ms: 10_000 },
             Purpose::Beat => Limits {
                 statement_ms: 3_000,
                 lock_ms: 1_000,
@@ -221,7 +228,12 @@ impl Purpose {
     /// How long an answer is awaited: a little longer than the server's own time-out, so that
     /// only a server that hangs altogether is given up from here.
     fn patience(self) -> Duration {
-        Duration::from_millis(self.limits().statement_ms + 1_500)
+        match self {
+            Purpose::Copy => COPY_PATIENCE,
+            Purpose::Look | Purpose::Change | Purpose::Long | Purpose::Beat => {
+                Duration::from_millis(self.limits().statement_ms + 1_500)
+            }
+        }
     }
 
     fn options(self) -> String {
@@ -421,6 +433,15 @@ impl Session {
             self.script(sql.name, text).await?;
         }
         Ok(texts)
+    }
+
+    /// Starts to copy rows in, by a statement that a server has written.
+    pub(super) async fn copy_in(
+        &self,
+        what: &'static str,
+        text: &str,
+    ) -> Result<CopyInSink<Bytes>, SqlError> {
+        self.within(what, self.client.copy_in(text)).await
     }
 
     /// Opens a transaction. It ends by [`Session::commit`], or with the session.

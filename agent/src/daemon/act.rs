@@ -1,0 +1,205 @@
+//! Carries out plans. It makes no choices: each action is one call, and a failure is reported
+//! and left to the next look.
+
+use super::node::Node;
+use super::join;
+use crate::events::Severity;
+use crate::postgres::{self, Forward, Gate};
+use anyhow::Context;
+use pgaa_core::action::Action;
+use pgaa_core::ids::{NodeId, pglogical_node_name};
+use pgaa_core::life::Stage;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many actions were carried out.
+    pub done: usize,
+    /// Subscriptions that were enabled or kicked: their workers should start now.
+    pub started: Vec<String>,
+    /// The first failure, for people.
+    pub failure: Option<String>,
+    /// Was something kicked?
+    pub kicked: Vec<String>,
+    /// For which subscribers were stale senders ended?
+    pub senders_ended: Vec<NodeId>,
+}
+
+/// The DSNs by which servers reach one another.
+pub type Dsns = BTreeMap<NodeId, String>;
+
+/// Carries out `actions` in order; neighbours of the same kind side by side. Stops at the first
+/// failure: what comes later may rest on it.
+pub async fn act(node: &Arc<Node>, actions: &[Action], dsns: &Dsns) -> Outcome {
+    let mut outcome = Outcome::default();
+    for group in actions.chunk_by(|a, b| side_by_side(a, b)) {
+        let mut running = JoinSet::new();
+        for action in group.iter().cloned() {
+            let (node, dsns) = (Arc::clone(node), dsns.clone());
+            running.spawn(async move {
+                let result = one(&node, &action, &dsns).await;
+                (action, result)
+            });
+        }
+        while let Some(finished) = running.join_next().await {
+            match finished {
+                Ok((action, Ok(()))) => note(node, &action, &mut outcome),
+                Ok((action, Err(error))) => {
+                    outcome.failure.get_or_insert(format!("{action}: {error:#}"));
+                }
+                Err(error) => {
+                    outcome.failure.get_or_insert(format!("a task ended early: {error}"));
+                }
+            }
+        }
+        if outcome.failure.is_some() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn side_by_side(a: &Action, b: &Action) -> bool {
+    matches!(
+        (a, b),
+        (Action::CreateSlot { .. }, Action::CreateSlot { .. })
+            | (Action::CreateSubscription { .. }, Action::CreateSubscription { .. })
+            | (Action::EnableSubscription { .. }, Action::EnableSubscription { .. })
+            | (Action::KickSubscription { .. }, Action::KickSubscription { .. })
+    )
+}
+
+fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
+    outcome.done += 1;
+    match action {
+        Action::EnableSubscription { subscription, .. } => {
+            outcome.started.push(subscription.clone());
+        }
+        Action::KickSubscription { subscription, .. } => {
+            outcome.kicked.push(subscription.clone());
+        }
+        Action::EndStaleSender { subscriber, .. } => outcome.senders_ended.push(*subscriber),
+        Action::Prepare
+        | Action::WriteSettings
+        | Action::RestartPostgres { .. }
+        | Action::AdmitMembers { .. }
+        | Action::DropSubscription { .. }
+        | Action::DropSlot { .. }
+        | Action::EnsureLocalNode
+        | Action::CreateSlot { .. }
+        | Action::CreateSubscription { .. }
+        | Action::RedirectSubscription { .. }
+        | Action::AddTable { .. }
+        | Action::DeclareReady
+        | Action::OpenGate
+        | Action::ShutGate
+        | Action::StartJoin
+        | Action::AnnounceLeaving
+        | Action::FinishLeaving
+        | Action::TakeOrdinal { .. } => {}
+    }
+    let severity = if action.destructive() { Severity::Warning } else { Severity::Info };
+    node.event(severity, "acted", action.to_string());
+}
+
+async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<()> {
+    let sql = &node.postgres;
+    match action {
+        Action::Prepare => done(sql.prepare(node.id()).await),
+        Action::WriteSettings => write_settings(node),
+        Action::RestartPostgres { .. } => restart(node).await,
+        Action::AdmitMembers { members } => {
+            postgres::admit(&node.settings, members)?;
+            done(sql.reload_conf().await)
+        }
+        Action::DropSubscription { subscription } => {
+            done(sql.drop_subscription(subscription).await)
+        }
+        Action::DropSlot { slot, .. } => done(sql.drop_slot(slot, true).await),
+        Action::EnsureLocalNode => {
+            let epoch = node.local.borrow().epoch.context("the database has no epoch yet")?;
+            let dsn = node.postgres.local_conninfo()?;
+            let name = pglogical_node_name(node.id(), epoch);
+            done(sql.ensure_local_node(&name, &dsn).await)
+        }
+        Action::CreateSlot { subscription, .. } => {
+            let epoch = node.local.borrow().epoch.context("the database has no epoch yet")?;
+            let provider = pglogical_node_name(node.id(), epoch);
+            let slot = sql.slot_name(&provider, subscription).await?;
+            done(sql.create_slot(&slot).await)
+        }
+        Action::CreateSubscription { provider, subscription } => {
+            let dsn = dsns.get(provider).context("the provider's address is not known")?;
+            let forward = Forward::Nothing;
+            done(sql.create_subscription_disabled(subscription, dsn, forward, None).await)
+        }
+        Action::RedirectSubscription { provider, subscription } => {
+            let dsn = dsns.get(provider).context("the provider's address is not known")?;
+            done(sql.redirect_subscription(subscription, dsn).await)
+        }
+        Action::EnableSubscription { subscription, .. } => {
+            done(sql.enable(&[subscription.as_str()]).await)
+        }
+        Action::KickSubscription { subscription, .. } => {
+            done(sql.kick(subscription).await)
+        }
+        Action::EndStaleSender { slot, .. } => done(sql.end_sender(slot).await),
+        Action::AddTable { table, send_existing } => {
+            done(sql.add_table(table, *send_existing).await)
+        }
+        Action::DeclareReady => {
+            node.knowledge.enter(Stage::Ready)?;
+            node.event(Severity::Info, "ready", "this node is ready: it is in the mesh");
+            Ok(())
+        }
+        Action::OpenGate => set_gate(node, Gate::Open).await,
+        Action::ShutGate => set_gate(node, Gate::Shut).await,
+        Action::StartJoin => {
+            join::start(node);
+            Ok(())
+        }
+        Action::AnnounceLeaving => super::membership::announce_leaving(node).await,
+        Action::FinishLeaving => leave(node).await,
+        Action::TakeOrdinal { ordinal } => {
+            node.knowledge.live(|life| life.ordinal = Some(*ordinal))?;
+            Ok(())
+        }
+    }
+}
+
+fn done<T, E: Into<anyhow::Error>>(result: Result<T, E>) -> anyhow::Result<()> {
+    result.map(|_| ()).map_err(Into::into)
+}
+
+/// pg_ctl waits for the server; the loop must not.
+async fn restart(node: &Arc<Node>) -> anyhow::Result<()> {
+    let settings = node.settings.clone();
+    let restarted = tokio::task::spawn_blocking(move || postgres::restart(&settings));
+    done(restarted.await.context("the restart was interrupted")?)
+}
+
+fn write_settings(node: &Node) -> anyhow::Result<()> {
+    postgres::provision(&node.settings)?;
+    Ok(())
+}
+
+/// Writes the block, reloads, and, when it was shut, ends the sessions that came in before.
+pub async fn set_gate(node: &Node, gate: Gate) -> anyhow::Result<()> {
+    postgres::set_gate(&node.settings, gate)?;
+    node.postgres.reload_conf().await?;
+    if gate == Gate::Shut {
+        node.postgres.end_application_sessions().await?;
+    }
+    Ok(())
+}
+
+/// Drops every edge of ours. Origins stay, so that their numbers are never given to another.
+async fn leave(node: &Node) -> anyhow::Result<()> {
+    node.postgres.drop_all_edges().await?;
+    node.knowledge.enter(Stage::Left)?;
+    node.event(Severity::Warning, "left", "this node has left the mesh; its database is kept");
+    Ok(())
+}

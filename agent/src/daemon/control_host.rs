@@ -1,0 +1,188 @@
+//! Does what an operator asks for over the control socket.
+
+use super::membership;
+use super::node::Node;
+use crate::control::{Act, ActOutcome, ControlHost};
+use crate::events::{Events, Severity};
+use crate::postgres::{self, Gate};
+use crate::trust::TokenId;
+use anyhow::{Context, bail};
+use pgaa_core::ids::NodeId;
+use pgaa_core::life::Stage;
+use pgaa_core::status::StatusReport;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// How long a join token lives when the operator names no time: long enough to boot machines,
+/// short enough not to matter when it leaks.
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// The acts of one agent.
+pub struct Acts(pub Arc<Node>);
+
+#[tonic::async_trait]
+impl ControlHost for Acts {
+    fn status(&self) -> watch::Receiver<Arc<StatusReport>> {
+        self.0.status.subscribe()
+    }
+
+    fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    async fn act(&self, act: Act) -> ActOutcome {
+        match perform(&self.0, act).await {
+            Ok(outcome) => outcome,
+            Err(error) => ActOutcome::refused(format!("{error:#}")),
+        }
+    }
+}
+
+async fn perform(node: &Arc<Node>, act: Act) -> anyhow::Result<ActOutcome> {
+    match act {
+        Act::TokenCreate { ttl } => token_create(node, ttl.unwrap_or(TOKEN_TTL)),
+        Act::TokenList => token_list(node),
+        Act::TokenRevoke { id } => token_revoke(node, &id),
+        Act::SequencesList => sequences(node, &[], true).await,
+        Act::SequencesFix { sequences: names, dry_run } => sequences(node, &names, dry_run).await,
+        Act::Leave { force } => leave(node, force).await,
+        Act::Forget { node: wanted, force } => {
+            let roster = node.knowledge.roster().context("this node is in no cluster")?;
+            let target = membership::find(&roster, &wanted)?;
+            membership::forget(node, target, force).await.map(ActOutcome::done)
+        }
+        Act::RestartPostgres => restart(node).await,
+        Act::FoundOnlyMe { promise_holder } => found_only_me(node, promise_holder),
+        Act::PromiseShow => promise_show(node),
+        Act::PromiseRelease { candidate } => promise_release(node, candidate),
+    }
+}
+
+fn token_create(node: &Node, ttl: Duration) -> anyhow::Result<ActOutcome> {
+    if node.knowledge.roster().is_none() {
+        bail!("this node is in no cluster yet; its token is the one in its configuration");
+    }
+    let token = node.tokens.create(node.clocks.wall(), ttl)?;
+    let text = token.reveal();
+    node.event(Severity::Info, "token_created", "a join token was created");
+    let document = json!({ "token": text.as_str(), "ttl_s": ttl.as_secs() });
+    Ok(ActOutcome::done(text.as_str()).with_json(document))
+}
+
+fn token_list(node: &Node) -> anyhow::Result<ActOutcome> {
+    let listing = node.tokens.list(node.clocks.wall());
+    let document = serde_json::to_value(&listing)?;
+    let text = match listing.len() {
+        0 => "no join token is known here: pgaa-agent token create".to_owned(),
+        count => format!("{count} join tokens"),
+    };
+    Ok(ActOutcome::done(text).with_json(document))
+}
+
+fn token_revoke(node: &Node, id: &str) -> anyhow::Result<ActOutcome> {
+    let id = TokenId::new(id)?;
+    node.tokens.revoke(&id)?;
+    let text = format!("join token {} is revoked; members enrolled with it stay", id.as_str());
+    node.event(Severity::Warning, "token_revoked", text.clone());
+    Ok(ActOutcome::done(text))
+}
+
+async fn sequences(node: &Node, names: &[String], dry_run: bool) -> anyhow::Result<ActOutcome> {
+    let ordinal = node.knowledge.life().ordinal;
+    let ordinal = ordinal.context("this node has no ordinal yet: wait until it has joined")?;
+    let fixes = node.postgres.fix_sequences(ordinal, names, dry_run).await?;
+    let rows: Vec<Value> = fixes
+        .iter()
+        .map(|fix| {
+            json!({
+                "sequence": fix.sequence,
+                "table": fix.table,
+                "column": fix.column,
+                "narrow": fix.narrow,
+                "in_step": fix.sql.is_empty(),
+                "sql": fix.sql,
+            })
+        })
+        .collect();
+    let changes = fixes.iter().filter(|fix| !fix.sql.is_empty()).count();
+    let text = match (changes, dry_run) {
+        (0, _) => "every sequence that feeds a key is in step".to_owned(),
+        (count, true) => {
+            let statements: Vec<&str> =
+                fixes.iter().map(|fix| fix.sql.as_str()).filter(|sql| !sql.is_empty()).collect();
+            format!("{count} sequences would be changed:\n{}", statements.join("\n"))
+        }
+        (count, false) => format!("{count} sequences were changed"),
+    };
+    if !dry_run && changes > 0 {
+        node.event(Severity::Info, "sequences_fixed", text.clone());
+    }
+    Ok(ActOutcome::done(text).with_json(Value::Array(rows)))
+}
+
+/// Shuts the gate, notes the heartbeat that closes the stream, and lets the plan do the rest.
+async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
+    match node.knowledge.life().stage {
+        Stage::Ready | Stage::Leaving => {}
+        Stage::Left => return Ok(ActOutcome::done("this node has left already")),
+        Stage::Single | Stage::Founding | Stage::Joining(_) => {
+            bail!("this node is no member yet: stop its agent instead")
+        }
+    }
+    super::act::set_gate(node, Gate::Shut).await?;
+    let last = node.beat().await?;
+    node.knowledge.live(|life| {
+        life.stage = Stage::Leaving;
+        life.leave_after.get_or_insert(last);
+        life.leave_by_force |= force;
+    })?;
+    node.event(Severity::Warning, "leaving", "this node leaves the mesh: its gate is shut");
+    let text = "leaving: the gate is shut; pgaa-agent status shows what is still drained, \
+                pgaa-agent wait --for=left returns when it is done";
+    Ok(ActOutcome::done(text))
+}
+
+async fn restart(node: &Node) -> anyhow::Result<ActOutcome> {
+    let settings = node.settings.clone();
+    let restarted = tokio::task::spawn_blocking(move || postgres::restart(&settings));
+    restarted.await.context("the restart was interrupted")??;
+    node.event(Severity::Warning, "postgres_restarted", "PostgreSQL was restarted by command");
+    Ok(ActOutcome::done("PostgreSQL was restarted"))
+}
+
+fn found_only_me(node: &Node, holder: Option<NodeId>) -> anyhow::Result<ActOutcome> {
+    let now = node.clocks.mono();
+    let mut machine = node.founding();
+    let step = machine.found_only_me(now, holder, &mut Uuid::new_v4)?;
+    if step.persist {
+        node.store.set_founding(machine.durable())?;
+    }
+    drop(machine);
+    node.founding_changed.notify_one();
+    node.event(Severity::Warning, "found_only_me", "the operator lets this node found alone");
+    Ok(ActOutcome::done("this node founds the cluster alone; others join it when they start"))
+}
+
+fn promise_show(node: &Node) -> anyhow::Result<ActOutcome> {
+    let promise = node.founding().durable().promise.clone();
+    let text = promise.as_ref().map_or_else(
+        || "this node is promised to nobody".to_owned(),
+        |p| format!("this node is promised to {} ({}) at {}", p.name, p.candidate, p.at),
+    );
+    Ok(ActOutcome::done(text).with_json(serde_json::to_value(&promise)?))
+}
+
+fn promise_release(node: &Node, candidate: NodeId) -> anyhow::Result<ActOutcome> {
+    let now = node.clocks.mono();
+    let mut machine = node.founding();
+    machine.release_promise(now, candidate)?;
+    node.store.set_founding(machine.durable())?;
+    drop(machine);
+    node.founding_changed.notify_one();
+    let text = format!("the promise to {candidate} is void");
+    node.event(Severity::Warning, "promise_released", text.clone());
+    Ok(ActOutcome::done(text))
+}

@@ -1,0 +1,121 @@
+//! Structure and rows, from the source's snapshot. Step 1 of the protocol.
+
+use super::super::node::Node;
+use super::Member;
+use crate::postgres::{CopySession, Source, SourceTable};
+use anyhow::Context;
+use bytes::BytesMut;
+use log::info;
+use pgaa_core::ids::{Lsn, pglogical_node_name, subscription_name};
+use pgaa_core::status::Progress;
+use pgaa_core::time::Mono;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+
+/// How much is read at once, bytes.
+const CHUNK: usize = 256 * 1024;
+
+fn source_server(node: &Node, source: &Member) -> anyhow::Result<Source> {
+    let local = node.postgres.local_conninfo()?;
+    Ok(Source::new(&node.settings, source.dsn.clone(), local))
+}
+
+/// Copies everything. Returns the position in the source's WAL from which changes go on.
+pub async fn copy(node: &Arc<Node>, source: &Member) -> anyhow::Result<Lsn> {
+    let epoch = node.local.borrow().epoch.context("the database is not prepared")?;
+    let provider = pglogical_node_name(source.node, source.epoch);
+    let subscription = subscription_name((node.id(), epoch), (source.node, source.epoch));
+    let slot = node.postgres.slot_name(&provider, &subscription).await?;
+    node.postgres.drop_user_objects().await?;
+    let server = source_server(node, source)?;
+    // The snapshot lives as long as this value.
+    let snapshot = server.export(&slot).await.with_context(|| {
+        format!("{} gives no slot: are there old or prepared transactions?", source.name)
+    })?;
+    let dump = node.settings.paths.state_dir.join("join.dump");
+    server.copy_roles().await?;
+    server.dump_structure(&snapshot.name, &dump).await?;
+    server.restore_structure("pre-data", &dump).await?;
+    let tables = server.tables(&snapshot.name).await?;
+    copy_tables(node, &server, &snapshot.name, &tables).await?;
+    let position = snapshot.position;
+    drop(snapshot);
+    server.restore_structure("post-data", &dump).await?;
+    server.copy_sequences().await?;
+    server.analyze().await?;
+    crate::durable::remove(&dump)?;
+    Ok(position)
+}
+
+async fn copy_tables(
+    node: &Arc<Node>,
+    server: &Source,
+    snapshot: &str,
+    tables: &[SourceTable],
+) -> anyhow::Result<()> {
+    let origin = format!("pgaa_copy_{}", node.id().0.simple());
+    let session = node.postgres.copy_session(&origin).await?;
+    let total = tables.iter().map(|table| table.bytes).sum();
+    let mut meter = Meter { started: node.clocks.mono(), done: 0, total };
+    for table in tables {
+        copy_table(node, server, snapshot, (table, &session, &mut meter)).await?;
+    }
+    info!("{} tables were copied", tables.len());
+    Ok(())
+}
+
+/// What has been copied so far, bytes.
+struct Meter {
+    started: Mono,
+    done: u64,
+    total: u64,
+}
+
+impl Meter {
+    fn report(&self, node: &Node, what: &str) {
+        let elapsed_ms = node.clocks.mono().since(self.started).as_millis().max(1);
+        let rate = u128::from(self.done) * 1000 / elapsed_ms;
+        node.join_progress.send_replace(Some(Progress {
+            what: format!("copying {what}"),
+            bytes_done: self.done,
+            bytes_total: self.total.max(self.done),
+            bytes_per_s: u64::try_from(rate).unwrap_or(u64::MAX),
+        }));
+    }
+}
+
+async fn copy_table(
+    node: &Arc<Node>,
+    server: &Source,
+    snapshot: &str,
+    (table, session, meter): (&SourceTable, &CopySession, &mut Meter),
+) -> anyhow::Result<()> {
+    meter.report(node, &table.name);
+    let mut out = server.copy_out(snapshot, table)?;
+    let mut into = session.begin(&table.copy_in).await?;
+    loop {
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        let read = out.rows.read_buf(&mut chunk).await;
+        let count = read.with_context(|| format!("copying {} was cut short", table.name))?;
+        if count == 0 {
+            break;
+        }
+        into.send(chunk.freeze()).await?;
+        meter.done = meter.done.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        meter.report(node, &table.name);
+    }
+    // Nothing is committed here unless all of it was sent there.
+    out.finish().await.with_context(|| format!("copying {} was cut short", table.name))?;
+    into.finish().await?;
+    session.commit().await?;
+    Ok(())
+}
+
+/// Puts the source's replicated tables into our replication set, before this node takes a write.
+pub async fn adopt_tables(node: &Arc<Node>, source: &Member) -> anyhow::Result<()> {
+    let server = source_server(node, source)?;
+    for table in server.replicated().await? {
+        node.postgres.add_table(&table, false).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! The loop: observe, plan, act, report. Events only wake it.
+
+use super::act::{self, Dsns};
+use super::node::Node;
+use crate::durable::DurableError;
+use crate::events::Severity;
+use crate::postgres::conninfo::{BadConninfo, Remote};
+use crate::telemetry::Systemd;
+use log::{debug, error, warn};
+use pgaa_core::check::check;
+use pgaa_core::clock::ClockReading;
+use pgaa_core::ids::NodeId;
+use pgaa_core::life::{Life, Stage};
+use pgaa_core::memory::Memory;
+use pgaa_core::observed::{Fact, Observed, PostgresFacts};
+use pgaa_core::plan::{Inputs, Plan, plan, state_of};
+use pgaa_core::publish::{Publication, Publisher, Seen, publish};
+use pgaa_core::record::NodeRecord;
+use pgaa_core::report::report;
+use pgaa_core::roster::Roster;
+use pgaa_core::state::NodeState;
+use pgaa_core::tables::Catalog;
+use pgaa_core::time::{Now, Wall};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks of a mesh at rest.
+const REST: Duration = Duration::from_millis(1000);
+
+/// Between two looks while something is under way that nothing else wakes the loop for.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// How long workers are given to start before the next look, while pglogical's manager is woken.
+const WORKERS_START: Duration = Duration::from_millis(1500);
+
+/// The loop and what it remembers.
+pub struct Reconciler {
+    node: Arc<Node>,
+    systemd: Systemd,
+    memory: Memory,
+    publisher: Publisher,
+    stage: Option<Stage>,
+    state: Option<NodeState>,
+    since: Wall,
+    last_failure: Option<String>,
+    status_line: String,
+}
+
+/// What one turn has looked at.
+struct Look {
+    now: Now,
+    life: Life,
+    roster: Option<Roster>,
+    observed: Observed,
+    catalogs: BTreeMap<NodeId, Fact<Catalog>>,
+    dsns: Dsns,
+    clock: ClockReading,
+}
+
+impl Look {
+    fn inputs<'a>(&'a self, node: &'a Node, memory: &'a Memory) -> Inputs<'a> {
+        Inputs {
+            now: self.now.mono,
+            me: node.id(),
+            policy: &node.settings.policy,
+            life: &self.life,
+            roster: self.roster.as_ref(),
+            observed: &self.observed,
+            memory,
+            catalogs: &self.catalogs,
+            dsns: &self.dsns,
+        }
+    }
+}
+
+impl Reconciler {
+    /// A loop that has not turned yet.
+    #[must_use]
+    pub fn new(node: Arc<Node>, systemd: Systemd) -> Reconciler {
+        let publisher = Publisher {
+            node: node.id(),
+            name: node.settings.node.name.clone(),
+            site: node.settings.node.site.clone(),
+            generation: node.identity.generation(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let since = node.clocks.wall();
+        Reconciler {
+            node,
+            systemd,
+            memory: Memory::default(),
+            publisher,
+            stage: None,
+            state: None,
+            since,
+            last_failure: None,
+            status_line: String::new(),
+        }
+    }
+
+    /// Turns until the task is dropped.
+    pub async fn run(mut self) {
+        let node = Arc::clone(&self.node);
+        loop {
+            let pause = self.turn().await;
+            self.systemd.ready();
+            self.systemd.watchdog();
+            tokio::select! {
+                () = node.knowledge.changed.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One turn. Returns how long the next may wait when nothing wakes it.
+    async fn turn(&mut self) -> Duration {
+        let look = self.look().await;
+        self.note_stage(&look);
+        self.memory.note(&look.observed, look.now.mono);
+        let node = Arc::clone(&self.node);
+        let inputs = look.inputs(&node, &self.memory);
+        let plan = plan(&inputs);
+        self.publish(&look);
+        self.report(&look, &plan);
+        if let Err(flaw) = check(&plan, &look.inputs(&node, &self.memory)) {
+            error!("a plan was refused, please report this: {flaw}");
+            node.event(Severity::Critical, "plan_refused", flaw.to_string());
+            return REST;
+        }
+        let outcome = act::act(&node, &plan.actions, &look.dsns).await;
+        self.note_outcome(&outcome);
+        if !outcome.started.is_empty() {
+            self.start_workers(&outcome.started).await;
+        }
+        let settled = plan.actions.is_empty() && plan.waiting.is_empty();
+        match (settled, outcome.failure) {
+            (true, _) => REST,
+            (false, Some(_)) => BUSY * 4,
+            (false, None) if outcome.done > 0 => Duration::ZERO,
+            (false, None) => BUSY,
+        }
+    }
+
+    async fn look(&self) -> Look {
+        let node = &self.node;
+        let now = node.clocks.now();
+        let life = node.knowledge.life();
+        let mut postgres = node.postgres.observe(now.mono, life.ordinal).await;
+        if let Fact::Known(facts) = &mut postgres {
+            crate::postgres::inspect_files(&node.settings, facts);
+            node.remember(facts);
+        }
+        let roster = node.knowledge.roster();
+        let own = postgres.known().map(own_catalog).unwrap_or_default();
+        let catalogs = roster.as_ref().map(|r| ready_digests(r, node.id())).unwrap_or_default();
+        Look {
+            now,
+            life,
+            dsns: roster.as_ref().map(|r| dsns(node, r)).unwrap_or_default(),
+            catalogs: node.knowledge.catalogs(&catalogs, &own),
+            observed: Observed { postgres, peers: node.knowledge.reach(now.mono) },
+            roster,
+            clock: *node.clock.borrow(),
+        }
+    }
+
+    fn note_stage(&mut self, look: &Look) {
+        if self.stage != Some(look.life.stage) {
+            self.stage = Some(look.life.stage);
+            self.memory.stage_since = Some(look.now.mono);
+        }
+    }
+
+    fn note_outcome(&mut self, outcome: &act::Outcome) {
+        let now = self.node.clocks.mono();
+        for subscription in &outcome.kicked {
+            self.memory.note_kick(subscription, now);
+        }
+        for subscriber in &outcome.senders_ended {
+            self.memory.senders_ended.insert(*subscriber, now);
+        }
+        if outcome.failure != self.last_failure {
+            if let Some(failure) = &outcome.failure {
+                warn!("{failure}");
+            }
+            self.last_failure.clone_from(&outcome.failure);
+        }
+    }
+
+    /// pglogical's manager sleeps a second between two workers; it is woken until every
+    /// subscription that was just enabled has one.
+    async fn start_workers(&self, subscriptions: &[String]) {
+        let names: Vec<&str> = subscriptions.iter().map(String::as_str).collect();
+        match self.node.postgres.start_workers(&names, WORKERS_START).await {
+            Ok(missing) if missing.is_empty() => {}
+            Ok(missing) => debug!("no apply worker yet for {}", missing.join(", ")),
+            Err(error) => debug!("pglogical's manager could not be woken: {error}"),
+        }
+    }
+
+    fn publish(&mut self, look: &Look) {
+        let node = &self.node;
+        let previous = look.roster.as_ref().and_then(|r| r.records.get(&node.id()));
+        let seen = Seen {
+            now: look.now,
+            endpoints: node.endpoints(),
+            clock: look.clock,
+        };
+        let inputs = look.inputs(node, &self.memory);
+        let publication = publish(&self.publisher, &inputs, seen, previous);
+        let (mut record, matters): (NodeRecord, bool) = match publication {
+            Some(Publication::Changed(record)) => (record, true),
+            Some(Publication::Refreshed(record)) => (record, false),
+            Some(Publication::Unchanged) | None => return,
+        };
+        match next_version(node, previous) {
+            Ok(version) => {
+                record.version = version;
+                node.knowledge.publish(record, matters, look.now.mono);
+            }
+            Err(error) => warn!("the node record can't be published: {error}"),
+        }
+    }
+
+    fn report(&mut self, look: &Look, plan: &Plan) {
+        let node = Arc::clone(&self.node);
+        let inputs = look.inputs(&node, &self.memory);
+        let (mut state, _, _) = state_of(&inputs);
+        let around = super::surroundings::surroundings(&node, look.now, self.since, look.clock);
+        if let (Some((_, founding, _)), NodeState::Discovering) = (&around.founding, state) {
+            state = *founding;
+        }
+        let mut around = around;
+        if self.state != Some(state) {
+            self.since = look.now.wall;
+            around.since = look.now.wall;
+            let from = self.state.map_or("started", NodeState::word);
+            let text = format!("{from} -> {}", state.word());
+            node.event(Severity::Info, "state_changed", text);
+            self.state = Some(state);
+        }
+        if let Some(failure) = &self.last_failure {
+            around.findings.push(super::surroundings::failure_finding(failure));
+        }
+        let report = report(&inputs, plan, around);
+        let line = super::surroundings::status_line(&report);
+        if line != self.status_line {
+            self.systemd.status(&line);
+            self.status_line = line;
+        }
+        node.status.send_replace(Arc::new(report));
+    }
+}
+
+/// The next version of our own record: above every one that was ever sent.
+fn next_version(node: &Node, previous: Option<&NodeRecord>) -> Result<u64, DurableError> {
+    if let Some(previous) = previous {
+        node.identity.raise_record_version(previous.version)?;
+    }
+    node.identity.next_record_version()
+}
+
+fn own_catalog(facts: &PostgresFacts) -> Catalog {
+    let tables = facts.tables.iter().filter(|table| table.replicable);
+    Catalog {
+        digest: facts.catalog,
+        tables: tables.map(|t| (t.name.clone(), (t.structure, t.primary_key))).collect(),
+    }
+}
+
+/// The other members that count for tables: those that are ready, and those about to be.
+fn ready_digests(roster: &Roster, me: NodeId) -> BTreeMap<NodeId, u64> {
+    let counts = |record: &&NodeRecord| {
+        record.node != me
+            && match record.state {
+                NodeState::Left | NodeState::Enrolling => false,
+                NodeState::Joining => record.phase
+                    != Some(pgaa_core::record::JoinPhase::Leasing)
+                    && record.phase != Some(pgaa_core::record::JoinPhase::Copying),
+                NodeState::Booting
+                | NodeState::Configuring
+                | NodeState::Discovering
+                | NodeState::Forming
+                | NodeState::WaitingForClock
+                | NodeState::Ready
+                | NodeState::Leaving
+                | NodeState::Quarantined => true,
+            }
+    };
+    roster.records.values().filter(counts).map(|r| (r.node, r.catalog)).collect()
+}
+
+/// How each member's server is reached from here, by its newest record; and the local one.
+fn dsns(node: &Node, roster: &Roster) -> Dsns {
+    let others = roster.records.values().filter(|record| record.node != node.id());
+    let remote = others.filter_map(|record| {
+        let dsn = dsn(node, record.node, record.endpoints.postgres);
+        dsn.inspect_err(|error| warn!("{} can't be subscribed to: {error}", record.name)).ok()
+            .map(|dsn| (record.node, dsn))
+    });
+    let mut dsns: Dsns = remote.collect();
+    match node.postgres.local_conninfo() {
+        Ok(own) => {
+            dsns.insert(node.id(), own);
+        }
+        Err(error) => warn!("the local server can't be named: {error}"),
+    }
+    dsns
+}
+
+/// How the server of one member is reached from here.
+pub fn dsn(node: &Node, member: NodeId, address: SocketAddr) -> Result<String, BadConninfo> {
+    let files = node.credentials.files();
+    let remote = Remote {
+        node: member,
+        address,
+        database: &node.settings.policy.database,
+        role: &node.settings.postgres.mesh_role,
+        cert: &files.certificate,
+        key: &files.key,
+        ca: &files.ca,
+    };
+    remote.conninfo()
+}

@@ -1,0 +1,200 @@
+//! What is done by the clock, beside the loop: heartbeats, looks at the clock's quality, the
+//! CA's key for ready members, certificates before they expire, the own address.
+
+use super::node::Node;
+use crate::clock;
+use crate::discovery::own_address;
+use crate::events::Severity;
+use crate::peer::Ask;
+use crate::trust::Authority;
+use anyhow::bail;
+use log::{debug, warn};
+use pgaa_core::ids::NodeId;
+use pgaa_core::life::Stage;
+use pgaa_core::state::NodeState;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Between two heartbeats of a mesh at rest.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Between two heartbeats while edges are being made: readiness waits for the first to arrive.
+const BEAT_FORMING: Duration = Duration::from_millis(50);
+
+/// Between two looks at the clock.
+const CLOCK_PERIOD: Duration = Duration::from_secs(10);
+
+/// Between two looks at certificate and CA.
+const TRUST_PERIOD: Duration = Duration::from_secs(5);
+
+/// Between two looks at the own address.
+const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
+
+/// Writes heartbeats for as long as this node is a member.
+pub async fn beat(node: Arc<Node>) {
+    let mut last_error = String::new();
+    loop {
+        let stage = node.knowledge.life().stage;
+        if stage == Stage::Single || stage == Stage::Left {
+            sleep(BEAT_FORMING).await;
+            continue;
+        }
+        let result = node.beat().await;
+        let error = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        if error != last_error && !error.is_empty() {
+            warn!("no heartbeat could be written: {error}");
+        }
+        last_error = error;
+        sleep(if forming(&node, stage) { BEAT_FORMING } else { BEAT }).await;
+    }
+}
+
+/// Are edges being made, here or elsewhere?
+fn forming(node: &Node, stage: Stage) -> bool {
+    let others = node.knowledge.with_roster(|roster| {
+        roster.records.values().any(|record| record.state == NodeState::Joining)
+    });
+    !matches!(stage, Stage::Ready) || others == Some(true)
+}
+
+/// Looks at the clock's quality.
+pub async fn watch_clock(node: Arc<Node>) {
+    loop {
+        let reading = clock::sample(&node.settings.clock).await;
+        node.clock.send_replace(reading);
+        sleep(CLOCK_PERIOD).await;
+    }
+}
+
+/// Follows the own address, where it is not configured. Once a cluster is known the members'
+/// addresses are the targets: the route to them is what counts.
+pub async fn watch_address(node: Arc<Node>) {
+    if node.settings.network.advertise.is_some() {
+        return;
+    }
+    loop {
+        sleep(ADDRESS_PERIOD).await;
+        let targets = node.knowledge.with_roster(|roster| {
+            let others = roster.records.values().filter(|record| record.node != node.id());
+            others.map(|record| record.endpoints.grpc).collect::<Vec<SocketAddr>>()
+        });
+        let Some(own) = own_address(&targets.unwrap_or_default()) else { continue };
+        let changed = node.address.send_if_modified(|known| {
+            let changed = *known != Some(own);
+            *known = Some(own);
+            changed
+        });
+        if changed {
+            node.event(Severity::Info, "address_changed", format!("this node is at {own} now"));
+            node.knowledge.changed.notify_one();
+        }
+    }
+}
+
+/// Fetches the CA's key once this node is ready, renews its certificate at two thirds of its
+/// life, and shares what is known of tokens.
+pub async fn keep_trust(node: Arc<Node>) {
+    loop {
+        sleep(TRUST_PERIOD).await;
+        if node.knowledge.life().stage == Stage::Ready && !node.holds_authority() {
+            fetch_authority(&node).await;
+        }
+        if node.credentials.needs_renewal(node.clocks.wall())
+            && let Err(error) = renew(&node).await
+        {
+            warn!("the certificate could not be renewed yet: {error:#}");
+        }
+    }
+}
+
+fn members(node: &Node) -> Vec<(NodeId, SocketAddr)> {
+    let members = node.knowledge.with_roster(|roster| {
+        let others = roster.records.values().filter(|record| record.node != node.id());
+        others.map(|record| (record.node, record.endpoints.grpc)).collect()
+    });
+    members.unwrap_or_default()
+}
+
+async fn fetch_authority(node: &Node) {
+    for (member, address) in members(node) {
+        match node.peers.authority(member, address).await {
+            Ok(answer) => match Authority::from_parts(&answer.key_pkcs8, &answer.ca_der) {
+                Ok(authority) => {
+                    if let Err(error) = authority.store(&node.settings.paths.state_dir) {
+                        warn!("the CA's key could not be stored: {error}");
+                        return;
+                    }
+                    node.set_authority(authority);
+                    share_tokens(node, member, address).await;
+                    let text = "this node can enrol others now: it holds the CA's key";
+                    node.event(Severity::Info, "authority", text);
+                    return;
+                }
+                Err(error) => warn!("{} sent a CA that can't be used: {error}", member.short()),
+            },
+            Err(error) => debug!("{} did not give the CA's key: {error}", member.short()),
+        }
+    }
+}
+
+/// Whoever enrols others must know which tokens are valid.
+async fn share_tokens(node: &Node, member: NodeId, address: SocketAddr) {
+    match node.peers.exchange_tokens(member, address, &node.tokens.share()).await {
+        Ok(theirs) => {
+            if let Err(error) = node.tokens.merge(&theirs) {
+                warn!("the join tokens could not be stored: {error}");
+            }
+        }
+        Err(error) => debug!("{} did not share its join tokens: {error}", member.short()),
+    }
+}
+
+/// A new certificate for the same key: from the CA here, or by enrolling again.
+async fn renew(node: &Node) -> anyhow::Result<()> {
+    let Some(cluster) = node.credentials.cluster() else { bail!("there is none to renew") };
+    let csr = node.credentials.csr()?;
+    let now = node.clocks.wall();
+    let issued = node.with_authority(|authority| {
+        let certificate = authority.issue(&csr, cluster, node.id(), now)?;
+        Ok::<_, crate::trust::AuthorityError>((certificate, authority.ca_der().clone()))
+    });
+    if let Some(issued) = issued {
+        let (certificate, ca) = issued?;
+        node.credentials.install(cluster, certificate, vec![ca])?;
+        return renewed(node);
+    }
+    let Some(hello) = node.hello() else { bail!("the database is not prepared") };
+    for (_, address) in members(node) {
+        let ask = Ask::Enrol { hello: hello.clone(), csr_der: csr.clone() };
+        if let Ok((_, crate::peer::Answer::Enrolled(enrolled))) =
+            node.pairing.ask(address, ask).await
+        {
+            let ca = vec![enrolled.ca_der.into()];
+            node.credentials.install(cluster, enrolled.certificate_der.into(), ca)?;
+            return renewed(node);
+        }
+    }
+    bail!("no member could be asked")
+}
+
+
+fn renewed(node: &Node) -> anyhow::Result<()> {
+    node.event(Severity::Info, "certificate_renewed", "the node's certificate was renewed");
+    Ok(())
+}
+
+/// Has PostgreSQL read certificate and CA again whenever they were replaced.
+pub async fn reload_certificates(node: Arc<Node>) {
+    let mut installed = node.credentials.follow();
+    loop {
+        if installed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        while let Err(error) = node.postgres.reload_conf().await {
+            debug!("PostgreSQL can't be told of the new certificate yet: {error}");
+            sleep(ADDRESS_PERIOD).await;
+        }
+    }
+}
