@@ -175,10 +175,10 @@ impl World {
         node.records.insert(node.id, (node.version, me));
         engine
             .apply_known(now, node.records.values().map(|(_, member)| *member))
-            .unwrap();
-        engine.hint(now, node.version).unwrap();
+            .expect("known members are taken");
+        engine.hint(now, node.version).expect("a hint is taken");
         for seed in seeds {
-            engine.announce(now, seed).unwrap();
+            engine.announce(now, seed).expect("a seed is taken");
         }
         let boot = node.generation;
         node.engine = Some(engine);
@@ -203,7 +203,9 @@ impl World {
             node.records.remove(&id);
             let known: Vec<Member> = node.records.values().map(|(_, member)| *member).collect();
             if let Some(engine) = &mut node.engine {
-                engine.apply_known(now, known).unwrap();
+                engine
+                    .apply_known(now, known)
+                    .expect("known members are taken");
             }
         }
     }
@@ -224,9 +226,9 @@ impl World {
         let node = &mut self.nodes[index];
         node.version += 1;
         let (id, version) = (node.id, node.version);
-        let engine = node.engine.as_mut().unwrap();
+        let engine = node.engine.as_mut().expect("the node runs");
         node.records.insert(id, (version, engine.me()));
-        engine.hint(now, version).unwrap();
+        engine.hint(now, version).expect("a hint is taken");
         self.settle(index);
         version
     }
@@ -245,9 +247,9 @@ impl World {
         self.nodes[index]
             .engine
             .as_mut()
-            .unwrap()
+            .expect("the node runs")
             .leave(now)
-            .unwrap();
+            .expect("a node can leave");
         self.settle(index);
     }
 
@@ -361,14 +363,14 @@ impl World {
                 if node.wake_us == self.now_us {
                     node.wake_us = u64::MAX;
                     if let Some(engine) = &mut node.engine {
-                        engine.advance(now).unwrap();
+                        engine.advance(now).expect("timers come in order");
                     }
                     self.settle(index);
                 }
             }
             Event::Datagram { to, bytes } => {
                 if let Some(engine) = &mut self.nodes[to].engine {
-                    engine.datagram(now, &bytes).unwrap();
+                    engine.datagram(now, &bytes).expect("a packet of an engine");
                     self.settle(to);
                 }
             }
@@ -525,7 +527,9 @@ impl World {
         node.wanted.retain(still_unknown);
         if news && let Some(engine) = &mut node.engine {
             let known: Vec<Member> = node.records.values().map(|(_, member)| *member).collect();
-            engine.apply_known(now, known).unwrap();
+            engine
+                .apply_known(now, known)
+                .expect("known members are taken");
             self.settle(by);
         }
     }
