@@ -65,6 +65,8 @@ pub struct OutputArg {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the agent; systemd does it
+    Run,
     /// Show how the mesh is, as this node sees it
     Status {
         /// Go on, and show each change

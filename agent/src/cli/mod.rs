@@ -14,8 +14,10 @@ mod wait;
 
 pub use exit::Exit;
 
+use crate::config::Loaded;
 use crate::control::Act;
-use crate::{demo, telemetry};
+use crate::telemetry::Systemd;
+use crate::{daemon, demo, telemetry};
 use anyhow::Context;
 use args::{Cli, Command, DemoArgs, DemoCommand, Global, Output, OutputArg};
 use clap::Parser;
@@ -66,6 +68,7 @@ fn drive<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure
 fn command(global: Global, command: Command) -> Result<Exit, Failure> {
     let g = &global;
     match command {
+        Command::Run => run(g),
         Command::Status {
             watch: true,
             output,
@@ -107,6 +110,24 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             drive(demo(arguments))
         }
     }
+}
+
+/// `run`
+fn run(global: &Global) -> Result<Exit, Failure> {
+    let Loaded { settings, warnings, .. } = session::load(global)?;
+    let level = match global.verbose {
+        0 => settings.log.level,
+        1 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    telemetry::init_log(level, settings.node.name.as_str())?;
+    for warning in &warnings {
+        log::warn!("{warning}");
+    }
+    drive(async {
+        daemon::run(settings, Systemd::new()).await?;
+        Ok(Exit::Ok)
+    })
 }
 
 /// `demo`

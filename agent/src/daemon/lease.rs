@@ -50,11 +50,6 @@ impl Leases {
         let lease = durable::read_json(&path)?.unwrap_or_default();
         Ok(Leases { path, lease: Mutex::new(lease) })
     }
-
-    /// Who is joining now, as far as this member has agreed to it.
-    pub async fn holder(&self) -> Option<NodeId> {
-        self.lease.lock().await.holder
-    }
 }
 
 fn internal(error: &dyn std::fmt::Display) -> Refusal {

@@ -14,7 +14,6 @@ use pgaa_core::observed::Reach;
 use pgaa_core::roster::{Roster, Tombstone};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Judges a proposal of another member, and obeys it when it is to be made so.
@@ -165,6 +164,3 @@ async fn commit(
     let _ = ask_all(node, roster, asked, target, &proposal).await;
     Ok(())
 }
-
-/// How long `leave` may drain before it says what holds it up.
-pub const DRAIN_PATIENCE: Duration = Duration::from_secs(60);

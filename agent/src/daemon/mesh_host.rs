@@ -8,7 +8,6 @@ use crate::peer::{
 };
 use crate::trust::{TokenEntry, TokenId};
 use pgaa_core::ids::NodeId;
-use pgaa_core::life::Stage;
 use pgaa_core::roster::Roster;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -127,12 +126,6 @@ impl MeshHost for Answers {
     async fn ping(&self, _from: NodeId, _generation: u64) -> u64 {
         self.0.identity.generation()
     }
-}
-
-/// Is this node one that others may rest on?
-#[must_use]
-pub fn serves(node: &Node) -> bool {
-    node.knowledge.life().stage == Stage::Ready
 }
 
 /// The members other than `except`.

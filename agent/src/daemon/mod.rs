@@ -25,8 +25,6 @@ use crate::config::Settings;
 use crate::events::{Events, Severity};
 use crate::peer::{PairingClient, Peers};
 use crate::postgres::Postgres;
-use crate::postgres::owner::Owner;
-use crate::postgres::provision::ProvisionReport;
 use crate::telemetry::{Systemd, http};
 use crate::trust::keyring::Keyring;
 use crate::trust::{Authority, Credentials, Identity, JoinToken, Tokens};
@@ -85,28 +83,6 @@ pub async fn run(settings: Settings, systemd: Systemd) -> anyhow::Result<()> {
         Some(Ok((task, Err(error)))) => Err(error.context(format!("the task {task:?} failed"))),
         Some(Err(error)) => Err(error).context("a task ended early"),
     }
-}
-
-/// Makes this machine ready for its first start: identity and certificate of the node, then its
-/// PostgreSQL. Idempotent. What belongs to the server's user is written with that user's rights.
-pub fn provision(settings: &Settings) -> anyhow::Result<ProvisionReport> {
-    let directory = &settings.paths.state_dir;
-    let owner = Owner::of(&settings.postgres.data_dir)?;
-    if !directory.exists() {
-        durable::make_directory(directory, 0o700)?;
-        if nix::unistd::geteuid().is_root() {
-            owner
-                .take_over(directory)
-                .with_context(|| format!("{} can't be given away", directory.display()))?;
-        }
-    }
-    let clocks = Clocks::start();
-    owner.act(|| {
-        let identity = Identity::open(directory)?;
-        Credentials::open(directory, identity.node(), clocks)?;
-        anyhow::Ok(())
-    })??;
-    Ok(crate::postgres::provision(settings)?)
 }
 
 async fn told_to_stop() {

@@ -5,6 +5,7 @@ use super::node::Node;
 use crate::durable::DurableError;
 use crate::events::Severity;
 use crate::postgres::conninfo::{BadConninfo, Remote};
+use crate::postgres::provision::needed_now;
 use crate::telemetry::Systemd;
 use log::{debug, error, warn};
 use pgaa_core::check::check;
@@ -103,6 +104,14 @@ impl Reconciler {
     /// Turns until the task is dropped.
     pub async fn run(mut self) {
         let node = Arc::clone(&self.node);
+        let settings = node.settings.clone();
+        // It runs the server's program once, which takes a moment.
+        let needed = tokio::task::spawn_blocking(move || needed_now(&settings)).await;
+        match needed {
+            Ok(Ok(needed)) => node.postgres.compare_settings_with(needed).await,
+            Ok(Err(error)) => warn!("the settings can't be checked: {error}"),
+            Err(error) => warn!("the settings can't be checked: {error}"),
+        }
         loop {
             let pause = self.turn().await;
             self.systemd.ready();

@@ -117,9 +117,9 @@ impl Resolver {
             self.dns = TokioResolver::builder_tokio().ok()?.build().ok();
         }
         let answer = self.dns.as_ref()?.srv_lookup(format!("_pgaa._tcp.{name}")).await.ok()?;
-        let target = |data: &RData| match data {
-            RData::SRV(srv) => Some((srv.target.to_utf8(), srv.port)),
-            _ => None,
+        let target = |data: &RData| {
+            let RData::SRV(srv) = data else { return None };
+            Some((srv.target.to_utf8(), srv.port))
         };
         Some(answer.answers().iter().filter_map(|record| target(&record.data)).collect())
     }

@@ -100,6 +100,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
             .push(WaitingOn::new("prepare", "the database is being prepared"));
         return plan;
     };
+    shut(inputs, postgres, &mut plan);
     let Some(roster) = inputs.roster else {
         return plan;
     };
@@ -168,6 +169,19 @@ fn settings(inputs: &Inputs<'_>, postgres: &PostgresFacts, plan: &mut Plan) {
             text: format!("PostgreSQL can't read its access rules: {error}"),
             command: "SELECT * FROM pg_hba_file_rules WHERE error IS NOT NULL".to_owned(),
         });
+    }
+}
+
+/// Until this node is ready its gate is shut; but never on a server that holds rows of its own,
+/// which may become the founder and keeps serving.
+fn shut(inputs: &Inputs<'_>, postgres: &PostgresFacts, plan: &mut Plan) {
+    let serves = match inputs.life.stage {
+        Stage::Single => postgres.has_rows,
+        Stage::Founding | Stage::Joining(_) | Stage::Leaving => false,
+        Stage::Ready | Stage::Left => true,
+    };
+    if postgres.gate_open && !serves {
+        plan.actions.push(Action::ShutGate);
     }
 }
 

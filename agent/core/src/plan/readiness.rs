@@ -227,7 +227,6 @@ fn linked(view: &View<'_>, plan: &mut Plan) {
 fn leaving(view: &View<'_>, plan: &mut Plan) {
     let me = view.inputs.me;
     if view.postgres.gate_open {
-        plan.actions.push(Action::ShutGate);
         return;
     }
     let Some(fence) = view.inputs.life.leave_after else {

@@ -19,7 +19,6 @@ use pgaa_core::observed::Reach;
 use pgaa_core::record::{JoinPhase, NodeRecord};
 use pgaa_core::state::NodeState;
 use pgaa_core::status::Progress;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -33,7 +32,6 @@ struct Member {
     node: NodeId,
     epoch: DataEpoch,
     name: String,
-    grpc: SocketAddr,
     dsn: String,
 }
 
@@ -146,7 +144,6 @@ fn member(node: &Node, record: &NodeRecord) -> anyhow::Result<Member> {
         node: record.node,
         epoch: record.epoch,
         name: record.name.to_string(),
-        grpc: record.endpoints.grpc,
         dsn,
     })
 }
