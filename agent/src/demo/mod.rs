@@ -25,7 +25,7 @@ use crate::clock::Clocks;
 use crate::postgres::owner::Owner;
 use crate::trust::token::JoinToken;
 use crate::trust::tokens::OUTLIVES_FOUNDING;
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use interrupt::Interrupt;
 use launch::{Around, launch};
 use place::Place;
@@ -333,10 +333,10 @@ impl Demo {
             Ok(()) => "its processes were stopped".to_owned(),
             Err(left) => format!("{left:#}"),
         };
-        error.context(format!(
-            "the demo failed; {stopped}, and everything else is kept in {directory} until \
-             \"pgaa-agent demo down --dir {directory}\""
-        ))
+        anyhow!(
+            "{error:#}\nthe demo failed: {stopped}; everything else is kept in {directory}\n\
+             remove it:  pgaa-agent demo down --dir {directory}"
+        )
     }
 
     /// The same for a node that was to be added: the others go on.
@@ -350,10 +350,10 @@ impl Demo {
             Err(left) => format!("{left:#}"),
         };
         let directory = self.place.directory().display();
-        error.context(format!(
-            "{name} was not added; {stopped}, its files are kept in {directory}/{name}. If status \
-             lists it as a member, \"pgaa-agent forget {name}\" removes it there"
-        ))
+        anyhow!(
+            "{error:#}\n{name} was not added: {stopped}; its files are kept in {directory}/{name}\n\
+             if status lists it as a member:  pgaa-agent --socket SOCKET forget {name}"
+        )
     }
 
     fn print_logs(&self, error: &Error) {
