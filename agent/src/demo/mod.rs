@@ -349,10 +349,11 @@ impl Demo {
             Ok(()) => "its processes were stopped".to_owned(),
             Err(left) => format!("{left:#}"),
         };
+        let forgotten = watch::forget(&self.state, &self.place, &name).await;
         let directory = self.place.directory().display();
         anyhow!(
-            "{error:#}\n{name} was not added: {stopped}; its files are kept in {directory}/{name}\n\
-             if status lists it as a member:  pgaa-agent --socket SOCKET forget {name}"
+            "{error:#}\n{name} was not added: {stopped}{forgotten}; its files are kept in \
+             {directory}/{name}"
         )
     }
 

@@ -7,7 +7,7 @@ use super::place::Place;
 use super::state::DemoState;
 use crate::control::Act;
 use crate::control::client::{Client, Sockets};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use pgaa_core::record::EdgeState;
 use pgaa_core::state::NodeState;
 use pgaa_core::status::StatusReport;
@@ -190,6 +190,39 @@ async fn token_of(socket: &Path) -> Result<Zeroizing<String>> {
     token
         .map(|token| Zeroizing::new(token.to_owned()))
         .context(outcome.text)
+}
+
+/// Removes a node that will not come back from the mesh, where it had got that far: the others
+/// would wait for it, and keep what it hasn't received. Tells how that went, as a clause.
+pub async fn forget(state: &DemoState, place: &Place, name: &str) -> String {
+    for (teller, answer) in ask(state, place).await {
+        let listed = |report: StatusReport| report.members.iter().any(|row| row.name == name);
+        if !answer.is_ok_and(listed) {
+            continue;
+        }
+        let socket = place.node(&teller).agent_socket();
+        return match forget_through(&socket, name).await {
+            Ok(()) => ", it was forgotten by the others".to_owned(),
+            Err(error) => format!(
+                ", and the others still count on it ({error:#}): pgaa-agent --socket {} forget \
+                 {name}",
+                socket.display()
+            ),
+        };
+    }
+    String::new()
+}
+
+async fn forget_through(socket: &Path, name: &str) -> Result<()> {
+    let mut client = Client::connect(&Sockets::One(socket.to_owned())).await?;
+    let outcome = client
+        .act(Act::Forget {
+            node: name.to_owned(),
+            force: false,
+        })
+        .await?;
+    ensure!(outcome.done, outcome.text);
+    Ok(())
 }
 
 /// "n1 ready, n2 joining (linking), n3 starting"
