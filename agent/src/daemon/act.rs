@@ -73,6 +73,10 @@ fn side_by_side(a: &Action, b: &Action) -> bool {
 }
 
 fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
+    // It is wanted again at every look until the join is over, and tells its own story.
+    if *action == Action::StartJoin {
+        return;
+    }
     outcome.done += 1;
     match action {
         Action::EnableSubscription { subscription, .. } => {

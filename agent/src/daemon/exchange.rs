@@ -1,5 +1,5 @@
 //! Carries node records between members: pushed when ours says something new, fetched on a hint
-//! from gossip, and once every half minute with a random member, so that nothing stays unknown.
+//! from gossip, and every few seconds with a random member, so that nothing stays unknown or old.
 //! Fetches the tables of members whose catalogue differs from ours.
 //!
 //! Must not decide what a record means.
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Between two exchanges with a random member.
-const PERIOD: Duration = Duration::from_secs(30);
+const PERIOD: Duration = Duration::from_secs(5);
 
 /// Pushes are bundled: a change that follows another within this time goes with it.
 const BUNDLE: Duration = Duration::from_millis(5);

@@ -60,6 +60,7 @@ pub struct SourceTable {
 #[derive(Debug, Clone)]
 pub struct Source {
     bin_dir: PathBuf,
+    database: String,
     conninfo: String,
     local: String,
 }
@@ -78,7 +79,9 @@ impl Source {
     /// The server at `conninfo`, and the local one at `local`.
     #[must_use]
     pub fn new(settings: &Settings, conninfo: String, local: String) -> Source {
-        Source { bin_dir: settings.postgres.bin_dir.clone(), conninfo, local }
+        let bin_dir = settings.postgres.bin_dir.clone();
+        let database = settings.policy.database.clone();
+        Source { bin_dir, database, conninfo, local }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -146,7 +149,9 @@ impl Source {
     /// but for what the source says of them.
     pub async fn copy_roles(&self) -> Result<(), SourceError> {
         let mut dump = self.command("pg_dumpall");
-        dump.arg("--roles-only").arg(format!("--dbname={}", self.conninfo));
+        // The mesh's role is let into the mesh's database alone.
+        dump.arg("--roles-only").arg(format!("--database={}", self.database));
+        dump.arg(format!("--dbname={}", self.conninfo));
         dump.stdout(Stdio::piped());
         let text = self.finish("pg_dumpall", dump).await?;
         let mut load = self.command("psql");
