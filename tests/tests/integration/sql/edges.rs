@@ -174,7 +174,7 @@ async fn sequences(mesh: &Mesh) -> Result<()> {
         found == expected.map(|(name, narrow)| (name.to_owned(), narrow)),
         "{found:?}"
     );
-    let dry = mesh.postgres(0).fix_sequences(Ordinal(1), true).await?;
+    let dry = mesh.postgres(0).fix_sequences(Ordinal(1), &[], true).await?;
     ensure!(
         plain(&mesh.look(0).await?).len() == 3,
         "a dry run changed something"
@@ -182,7 +182,7 @@ async fn sequences(mesh: &Mesh) -> Result<()> {
     for (node, ordinal) in [(0, 1), (1, 2)] {
         let fixed = mesh
             .postgres(node)
-            .fix_sequences(Ordinal(ordinal), false)
+            .fix_sequences(Ordinal(ordinal), &[], false)
             .await?;
         if node == 0 {
             ensure!(
@@ -192,7 +192,7 @@ async fn sequences(mesh: &Mesh) -> Result<()> {
         }
         let again = mesh
             .postgres(node)
-            .fix_sequences(Ordinal(ordinal), false)
+            .fix_sequences(Ordinal(ordinal), &[], false)
             .await?;
         ensure!(
             again.iter().all(|fix| fix.sql.is_empty()),
