@@ -67,7 +67,12 @@ pub async fn launch(
             started,
         )
         .await?;
-    assemble(state, around, progress).await
+    let doing = if first == 0 {
+        "forming the mesh"
+    } else {
+        "joining the mesh"
+    };
+    assemble(state, doing, around, progress).await
 }
 
 async fn provision(plans: &[Plan], interrupt: &Interrupt) -> Result<()> {
@@ -128,7 +133,12 @@ fn of_node(name: &str, error: Error) -> Error {
     .into()
 }
 
-async fn assemble(state: &DemoState, around: Around<'_>, progress: &mut Progress) -> Result<()> {
+async fn assemble(
+    state: &DemoState,
+    doing: &str,
+    around: Around<'_>,
+    progress: &mut Progress,
+) -> Result<()> {
     let goal = Goal {
         what: "every node is ready and replicates from every other",
         reached: stands,
@@ -140,7 +150,5 @@ async fn assemble(state: &DemoState, around: Around<'_>, progress: &mut Progress
         1 => "1 node ready".to_owned(),
         nodes => format!("{nodes} nodes ready, each replicates from every other"),
     };
-    progress
-        .phase("forming the mesh", || seen.text(), waiting, ready)
-        .await
+    progress.phase(doing, || seen.text(), waiting, ready).await
 }

@@ -8,6 +8,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use tokio::task::JoinSet;
 
 /// The file that says that everything beside it may be removed.
 const MARKER: &str = ".pgaa-demo";
@@ -218,10 +219,20 @@ impl Place {
         Ok(())
     }
 
-    /// Removes everything.
-    pub fn remove(&self) -> Result<()> {
-        fs::remove_dir_all(&self.directory)
-            .with_context(|| format!("{} can't be removed", self.directory.display()))
+    /// Removes everything, side by side: a disk takes its time for each of a thousand files.
+    pub async fn remove(&self) -> Result<()> {
+        let shown = self.directory.display();
+        let mut steps = JoinSet::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.is_dir() && !path.is_symlink() {
+                steps.spawn_blocking(move || fs::remove_dir_all(path));
+            }
+        }
+        let removed: std::io::Result<()> = steps.join_all().await.into_iter().collect();
+        removed
+            .and_then(|()| fs::remove_dir_all(&self.directory))
+            .with_context(|| format!("{shown} can't be removed"))
     }
 }
 
@@ -294,8 +305,8 @@ mod tests {
         assert!(node.agent_socket().as_os_str().len() <= longest);
     }
 
-    #[test]
-    fn only_a_marked_directory_is_a_demo() {
+    #[tokio::test]
+    async fn only_a_marked_directory_is_a_demo() {
         let parent = tempfile::tempdir().unwrap();
         fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let directory = parent.path().join("x");
@@ -313,7 +324,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("demo down --dir"), "{error}");
-        place.remove().unwrap();
+        place.remove().await.unwrap();
         assert!(!directory.exists());
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("precious"), "").unwrap();

@@ -93,7 +93,7 @@ pub async fn remove(place: &Place) -> Result<()> {
     if let Some(state) = DemoState::read(place)? {
         stop(&state, &state.nodes, place).await?;
     }
-    place.remove()
+    place.remove().await
 }
 
 /// Ends the processes of one node that didn't get to be part of the demo, and lets go of it. Its
