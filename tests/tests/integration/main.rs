@@ -11,8 +11,8 @@ mod gate;
 mod harness;
 mod intruders;
 mod partitions;
-mod sql;
 mod provision;
+mod sql;
 mod tables;
 
 use std::time::Duration;

@@ -3,6 +3,12 @@
 //! `SEEDS=20000` tries more seeds, `SEED=7` replays one and prints what happened;
 //! `SIM_HOURS=24` watches gossip for longer.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on must stop"
+)]
+
 mod founding;
 mod gossip;
 mod seeds;

@@ -96,6 +96,8 @@ pub enum Fault {
     Partition(Vec<bool>),
     /// It is gone for ever.
     Destroy(usize),
+    /// Exactly these pairs don't reach one another any more.
+    Rewire(Vec<(usize, usize)>),
     /// All cuts and partitions end.
     Heal,
     /// The network gets better or worse.
@@ -260,6 +262,7 @@ impl<P: Program> World<P> {
                 self.crash(machine, None);
                 self.machines[machine].destroyed = true;
             }
+            Fault::Rewire(pairs) => self.cuts = pairs.into_iter().collect(),
             Fault::Heal => {
                 self.cuts.clear();
                 self.sides.clear();

@@ -413,3 +413,92 @@ fn durable_state_survives_json() {
         it.durable()
     );
 }
+
+#[test]
+fn a_grant_for_a_ballot_that_was_given_up_does_not_count() {
+    let mut it = node(2, DataHeld::Empty);
+    let mut mint = uuids();
+    let mut meet = |it: &mut Founding, now: Mono, peers: &[u128]| {
+        for n in peers {
+            let said = Request::Hello(hello(*n, DataHeld::Empty));
+            let _ = it.request(now, id(*n), &said);
+        }
+        let asks = it.tick(now, &mut mint).asks;
+        for ask in asks
+            .iter()
+            .filter(|ask| matches!(ask.request, Request::Hello(_)))
+        {
+            let n = if ask.to == address(1) { 4 } else { 3 };
+            it.answered(now, ask, id(n), Response::Hello(hello(n, DataHeld::Empty)));
+        }
+        it.tick(now, &mut mint)
+            .asks
+            .into_iter()
+            .chain(asks)
+            .collect::<Vec<Ask>>()
+    };
+    // Node 4 answers where node 1 will be, so that node 2 is the best of the set at first.
+    let asks = meet(&mut it, START, &[3]);
+    let promise = |ask: &&Ask| matches!(ask.request, Request::AskPromise { .. });
+    let first = asks
+        .iter()
+        .find(promise)
+        .expect("node 2 is a candidate")
+        .clone();
+    let _ = meet(&mut it, Mono(1_000), &[]);
+    let lost = it.request(Mono(2_000), id(1), &ask(1, 1)).0;
+    assert!(matches!(lost, Response::Promised { .. }), "{lost:?}");
+    let void = Request::ReleasePromise {
+        candidate: id(1),
+        ballot: Ballot {
+            generation: 1,
+            round: 1,
+        },
+    };
+    let _ = it.request(Mono(3_000), id(1), &void);
+    let asks = meet(&mut it, Mono(40_000), &[3]);
+    assert!(
+        asks.iter().any(|ask| promise(&ask)),
+        "node 2 stands again: {asks:?}"
+    );
+    let Request::AskPromise { ballot, .. } = first.request else {
+        panic!()
+    };
+    for n in [3, 4] {
+        it.answered(Mono(40_001), &first, id(n), Response::Promised { ballot });
+    }
+    assert!(
+        !it.tick(Mono(40_002), &mut uuids()).persist,
+        "minted with promises given up"
+    );
+    let now = Mono(40_003);
+    for ask in asks.iter().filter(promise) {
+        let Request::AskPromise { ballot, .. } = ask.request else {
+            panic!()
+        };
+        let node = ask.node.unwrap();
+        it.answered(now, ask, node, Response::Promised { ballot });
+    }
+    assert!(
+        it.tick(now, &mut uuids()).persist,
+        "minted with the promises of this ballot"
+    );
+}
+
+#[test]
+fn a_promise_outlives_the_news_that_its_candidate_is_a_member() {
+    let mut it = node(3, DataHeld::Empty);
+    let _ = it.request(START, id(2), &ask(2, 1));
+    let member = Hello {
+        cluster: Some(ClusterId(Uuid::from_u128(9))),
+        generation: 2,
+        ..hello(2, DataHeld::Empty)
+    };
+    let _ = it.request(START, id(2), &Request::Hello(member));
+    let _ = it.tick(START, &mut uuids());
+    assert!(matches!(it.standing(START), Standing::ClusterFound { .. }));
+    assert!(
+        it.durable().promise.is_some(),
+        "a crash now would let it be given twice"
+    );
+}

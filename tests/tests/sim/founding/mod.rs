@@ -10,7 +10,7 @@ use node::Node;
 use pgaa_core::founding::{DataHeld, Standing};
 use pgaa_core::ids::{ClusterId, NodeId};
 use pgaa_core::time::Mono;
-use scenario::{Kind, QUIET_AT, Story};
+use scenario::{Kind, Story};
 use std::collections::BTreeSet;
 
 /// Seeds that failed once, kept for ever:
@@ -20,12 +20,20 @@ use std::collections::BTreeSet;
 /// 8470, a promise was dropped when its candidate became a member, and given again after a crash.
 const KEPT: &[u64] = &[261, 978, 1187, 8470];
 
+/// The same for contests.
+const KEPT_CONTESTS: &[u64] = &[];
+
 /// How long after the last fault everybody must know where they belong.
 const SETTLED_WITHIN_MS: u64 = 120_000;
 
 #[test]
 fn at_most_one_founding_whatever_happens() {
-    let tally = try_all("at_most_one_founding_whatever_happens", KEPT, 2_000, play);
+    let tally = try_all(
+        "at_most_one_founding_whatever_happens",
+        KEPT,
+        2_000,
+        |seed, traced| play(Story::of(seed), traced),
+    );
     for what in [
         "founded",
         "withdrawn",
@@ -44,8 +52,25 @@ fn at_most_one_founding_whatever_happens() {
     }
 }
 
-fn play(seed: u64, traced: bool) -> Run {
-    let story = Story::of(seed);
+#[test]
+fn contested_promises_never_found_twice() {
+    let play = |seed, traced| play(Story::contested(seed), traced);
+    let tally = try_all(
+        "contested_promises_never_found_twice",
+        KEPT_CONTESTS,
+        2_000,
+        play,
+    );
+    if std::env::var_os("SEED").is_none() {
+        let often = |what| tally.get(what).copied().unwrap_or_default();
+        assert!(
+            4 * often("withdrawn") > often("founded"),
+            "hardly any contest: {tally:?}"
+        );
+    }
+}
+
+fn play(story: Story, traced: bool) -> Run {
     let mut world = story.world(traced);
     if let Some(trace) = &mut world.trace {
         trace.push(format!("{story:#?}"));
@@ -102,7 +127,7 @@ fn unfold(story: &Story, world: &mut World<Node>) -> Result<(), String> {
         world.run(at);
         destroy(world, machine);
     }
-    world.run(QUIET_AT);
+    world.run(story.quiet_at);
     settle(story, world)?;
     if story.calm && matches!(story.kind, Kind::Foreign | Kind::TwoForeign) {
         let minted = &world.shared.minted;
@@ -116,7 +141,7 @@ fn unfold(story: &Story, world: &mut World<Node>) -> Result<(), String> {
         // With fixed addresses the machine would have to be replaced first.
         if !story.fixed && alive(world) >= usize::from(story.setups[0].expect) {
             world.run(Mono(world.now.0 + 1));
-            return settle_as(world, |world| all_belong(world));
+            return settle_as(world, all_belong);
         }
     }
     Ok(())
@@ -140,7 +165,7 @@ fn settle(story: &Story, world: &mut World<Node>) -> Result<(), String> {
     match story.kind {
         Kind::Plain => settle_as(world, |w| exactly_one(w).and_then(|()| all_belong(w))),
         Kind::TwoWithData if story.fixed => {
-            world.run(Mono(QUIET_AT.0 + 30_000));
+            world.run(Mono(story.quiet_at.0 + 30_000));
             settle_as(world, |w| {
                 nobody_founds(w).and_then(|()| all_say(w, "data"))
             })

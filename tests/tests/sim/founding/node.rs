@@ -83,6 +83,8 @@ pub struct Ledger {
     pub minted: Vec<(usize, ClusterId)>,
     /// Machines that are gone for ever: a cluster only they know of never was.
     pub destroyed: BTreeSet<usize>,
+    /// Nodes that hold rows.
+    pub with_rows: BTreeSet<NodeId>,
     /// Machines that have been started, for the name service.
     pub registered: Vec<SocketAddr>,
     /// Decrees by machine, to see that none is ever taken back.
@@ -390,7 +392,13 @@ impl Program for Node {
                 let still = match self.founding.standing(turn.now) {
                     Standing::ClusterFound { cluster: found, .. } => found == cluster,
                     Standing::Decreed(decree) => decree.cluster == cluster,
-                    _ => false,
+                    Standing::Discovering
+                    | Standing::Forming
+                    | Standing::Candidate { .. }
+                    | Standing::Promised { .. }
+                    | Standing::Founder(_)
+                    | Standing::Member(_)
+                    | Standing::Quarantined { .. } => false,
                 };
                 if still {
                     self.join(turn, cluster);
@@ -419,6 +427,15 @@ impl Program for Node {
             return Err(format!(
                 "{machine} is a member of {:?} and decreed another",
                 disk.member
+            ));
+        }
+        let stray = decree.members.iter().find(|member| {
+            member.node != decree.founder && shared.with_rows.contains(&member.node)
+        });
+        if let Some(stray) = stray {
+            return Err(format!(
+                "{} holds rows and is decreed an empty member",
+                stray.name
             ));
         }
         if decree.founder == disk.setup.node && before.is_none() {

@@ -12,8 +12,11 @@ use rand::{RngExt, SeedableRng};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use uuid::Uuid;
 
-/// No fault happens later than this.
-pub const QUIET_AT: Mono = Mono(25_000);
+/// No fault happens later than this,
+const QUIET_AT: Mono = Mono(25_000);
+/// or than this where the founding is contested: a candidate stands again some seconds after a
+/// better one has fallen silent, and there shall be many rounds.
+const CONTEST_ENDS: Mono = Mono(90_000);
 
 const FINE: Weather = Weather {
     loss: 0.0,
@@ -47,6 +50,8 @@ pub struct Story {
     pub calm: bool,
     /// Which machine is destroyed, and when.
     pub destroyed: Option<(usize, Mono)>,
+    /// When the last fault ends.
+    pub quiet_at: Mono,
     faults: Vec<(Mono, Fault)>,
     weather: Weather,
     seed: u64,
@@ -91,6 +96,7 @@ impl Story {
             fixed,
             calm: rng.random_bool(0.1),
             destroyed: None,
+            quiet_at: QUIET_AT,
             faults: Vec::new(),
             weather: FINE,
             seed,
@@ -112,6 +118,65 @@ impl Story {
             story.destroyed = mortal.choose(rng).map(|machine| (*machine, at));
         }
         story
+    }
+
+    /// As many machines as may be, who can't all hear one another: several candidates at once
+    /// collect promises from nodes they share, while wires, agents and messages come and go.
+    pub fn contested(seed: u64) -> Story {
+        let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0xD1B5_4A32_D192_ED03));
+        let rng = &mut rng;
+        let expect: usize = rng.random_range(2..=4);
+        let machines = 2 * expect - 1;
+        let mut setups = setups(rng, Kind::Plain, false, expect, machines, 0);
+        for setup in &mut setups {
+            setup.postgres_ms = setup.postgres_ms.min(500);
+        }
+        // Answers may come after the asker has given up, and has stood again.
+        let late_ms = *[20, 300, 4_000, 12_000].choose(rng).unwrap();
+        let mut story = Story {
+            kind: Kind::Plain,
+            setups,
+            fixed: false,
+            calm: false,
+            destroyed: None,
+            quiet_at: CONTEST_ENDS,
+            faults: (0..machines)
+                .map(|machine| (Mono(0), Fault::Start(machine)))
+                .collect(),
+            weather: Weather {
+                delay_ms: (1, late_ms),
+                ..weather(rng)
+            },
+            seed,
+        };
+        story.contest(rng);
+        story.calm_down(rng);
+        story
+    }
+
+    fn contest(&mut self, rng: &mut SmallRng) {
+        let machines = self.setups.len();
+        let cut = rng.random_range(0.3..0.7);
+        let every_ms = rng.random_range(1_000..10_000);
+        for at in (0..self.quiet_at.0).step_by(every_ms) {
+            let mut cuts = Vec::new();
+            for (a, b) in (0..machines).flat_map(|a| (0..a).map(move |b| (a, b))) {
+                let one_way = rng.random_bool(0.1);
+                if rng.random_bool(cut) {
+                    cuts.push((a, b));
+                    cuts.extend((!one_way).then_some((b, a)));
+                }
+            }
+            self.faults.push((Mono(at), Fault::Rewire(cuts)));
+            if rng.random_bool(0.6) {
+                let machine = rng.random_range(0..machines);
+                let back = Some(rng.random_range(0..3_000));
+                let fault = Fault::CrashAfter(machine, rng.random_range(0..8), back);
+                self.faults
+                    .push((Mono(at + rng.random_range(0..every_ms as u64)), fault));
+            }
+        }
+        self.faults.retain(|(at, _)| *at < self.quiet_at);
     }
 
     /// When the machines are switched on. In a third of the stories all at once.
@@ -149,29 +214,40 @@ impl Story {
             };
             self.faults.push((at, fault));
         }
-        self.faults.push((QUIET_AT, Fault::Heal));
+        self.calm_down(rng);
+    }
+
+    /// The end of all faults.
+    fn calm_down(&mut self, rng: &mut SmallRng) {
+        let machines = self.setups.len();
+        let quiet_at = self.quiet_at;
+        self.faults.push((quiet_at, Fault::Heal));
         let loss = if rng.random_bool(0.5) { 0.0 } else { 0.05 };
         let calmer = Weather {
             loss,
             twice: 0.0,
             delay_ms: (1, 20),
         };
-        self.faults.push((QUIET_AT, Fault::Weather(calmer)));
+        self.faults.push((quiet_at, Fault::Weather(calmer)));
         // Whoever crashed late and is still down.
         for machine in 0..machines {
-            self.faults.push((QUIET_AT, Fault::Start(machine)));
+            self.faults.push((quiet_at, Fault::Start(machine)));
         }
     }
 
     /// The world in which it happens.
     pub fn world(&self, traced: bool) -> World<Node> {
-        let mut world: World<Node> =
-            World::new(self.seed, Ledger::default(), self.weather, traced);
+        let mut world: World<Node> = World::new(self.seed, Ledger::default(), self.weather, traced);
         for setup in &self.setups {
             world.add(setup.address, Disk::new(setup.clone()));
         }
         let members = self.setups.iter().filter(|setup| setup.member.is_some());
         world.shared.registered = members.map(|setup| setup.address).collect();
+        let rich = self
+            .setups
+            .iter()
+            .filter(|setup| setup.data == DataHeld::Rows);
+        world.shared.with_rows = rich.map(|setup| setup.node).collect();
         for (at, fault) in &self.faults {
             world.schedule(*at, fault.clone());
         }
