@@ -114,7 +114,9 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
 
 /// `run`
 fn run(global: &Global) -> Result<Exit, Failure> {
-    let Loaded { settings, warnings, .. } = session::load(global)?;
+    let Loaded {
+        settings, warnings, ..
+    } = session::load(global)?;
     let level = match global.verbose {
         0 => settings.log.level,
         1 => LevelFilter::Debug,

@@ -1,8 +1,8 @@
 //! Carries out plans. It makes no choices: each action is one call, and a failure is reported
 //! and left to the next look.
 
-use super::node::Node;
 use super::join;
+use super::node::Node;
 use crate::events::Severity;
 use crate::postgres::{self, Forward, Gate};
 use anyhow::Context;
@@ -35,7 +35,7 @@ pub type Dsns = BTreeMap<NodeId, String>;
 /// failure: what comes later may rest on it.
 pub async fn act(node: &Arc<Node>, actions: &[Action], dsns: &Dsns) -> Outcome {
     let mut outcome = Outcome::default();
-    for group in actions.chunk_by(|a, b| side_by_side(a, b)) {
+    for group in actions.chunk_by(side_by_side) {
         let mut running = JoinSet::new();
         for action in group.iter().cloned() {
             let (node, dsns) = (Arc::clone(node), dsns.clone());
@@ -48,10 +48,14 @@ pub async fn act(node: &Arc<Node>, actions: &[Action], dsns: &Dsns) -> Outcome {
             match finished {
                 Ok((action, Ok(()))) => note(node, &action, &mut outcome),
                 Ok((action, Err(error))) => {
-                    outcome.failure.get_or_insert(format!("{action}: {error:#}"));
+                    outcome
+                        .failure
+                        .get_or_insert(format!("{action}: {error:#}"));
                 }
                 Err(error) => {
-                    outcome.failure.get_or_insert(format!("a task ended early: {error}"));
+                    outcome
+                        .failure
+                        .get_or_insert(format!("a task ended early: {error}"));
                 }
             }
         }
@@ -66,9 +70,18 @@ fn side_by_side(a: &Action, b: &Action) -> bool {
     matches!(
         (a, b),
         (Action::CreateSlot { .. }, Action::CreateSlot { .. })
-            | (Action::CreateSubscription { .. }, Action::CreateSubscription { .. })
-            | (Action::EnableSubscription { .. }, Action::EnableSubscription { .. })
-            | (Action::KickSubscription { .. }, Action::KickSubscription { .. })
+            | (
+                Action::CreateSubscription { .. },
+                Action::CreateSubscription { .. }
+            )
+            | (
+                Action::EnableSubscription { .. },
+                Action::EnableSubscription { .. }
+            )
+            | (
+                Action::KickSubscription { .. },
+                Action::KickSubscription { .. }
+            )
     )
 }
 
@@ -105,7 +118,11 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
         | Action::FinishLeaving
         | Action::TakeOrdinal { .. } => {}
     }
-    let severity = if action.destructive() { Severity::Warning } else { Severity::Info };
+    let severity = if action.destructive() {
+        Severity::Warning
+    } else {
+        Severity::Info
+    };
     node.event(severity, "acted", action.to_string());
 }
 
@@ -124,39 +141,63 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         }
         Action::DropSlot { slot, .. } => done(sql.drop_slot(slot, true).await),
         Action::EnsureLocalNode => {
-            let epoch = node.local.borrow().epoch.context("the database has no epoch yet")?;
+            let epoch = node
+                .local
+                .borrow()
+                .epoch
+                .context("the database has no epoch yet")?;
             let dsn = node.postgres.local_conninfo()?;
             let name = pglogical_node_name(node.id(), epoch);
             done(sql.ensure_local_node(&name, &dsn).await)
         }
         Action::CreateSlot { subscription, .. } => {
-            let epoch = node.local.borrow().epoch.context("the database has no epoch yet")?;
+            let epoch = node
+                .local
+                .borrow()
+                .epoch
+                .context("the database has no epoch yet")?;
             let provider = pglogical_node_name(node.id(), epoch);
             let slot = sql.slot_name(&provider, subscription).await?;
             done(sql.create_slot(&slot).await)
         }
-        Action::CreateSubscription { provider, subscription } => {
-            let dsn = dsns.get(provider).context("the provider's address is not known")?;
+        Action::CreateSubscription {
+            provider,
+            subscription,
+        } => {
+            let dsn = dsns
+                .get(provider)
+                .context("the provider's address is not known")?;
             let forward = Forward::Nothing;
-            done(sql.create_subscription_disabled(subscription, dsn, forward, None).await)
+            done(
+                sql.create_subscription_disabled(subscription, dsn, forward, None)
+                    .await,
+            )
         }
-        Action::RedirectSubscription { provider, subscription } => {
-            let dsn = dsns.get(provider).context("the provider's address is not known")?;
+        Action::RedirectSubscription {
+            provider,
+            subscription,
+        } => {
+            let dsn = dsns
+                .get(provider)
+                .context("the provider's address is not known")?;
             done(sql.redirect_subscription(subscription, dsn).await)
         }
         Action::EnableSubscription { subscription, .. } => {
             done(sql.enable(&[subscription.as_str()]).await)
         }
-        Action::KickSubscription { subscription, .. } => {
-            done(sql.kick(subscription).await)
-        }
+        Action::KickSubscription { subscription, .. } => done(sql.kick(subscription).await),
         Action::EndStaleSender { slot, .. } => done(sql.end_sender(slot).await),
-        Action::AddTable { table, send_existing } => {
-            done(sql.add_table(table, *send_existing).await)
-        }
+        Action::AddTable {
+            table,
+            send_existing,
+        } => done(sql.add_table(table, *send_existing).await),
         Action::DeclareReady => {
             node.knowledge.enter(Stage::Ready)?;
-            node.event(Severity::Info, "ready", "this node is ready: it is in the mesh");
+            node.event(
+                Severity::Info,
+                "ready",
+                "this node is ready: it is in the mesh",
+            );
             Ok(())
         }
         Action::OpenGate => set_gate(node, Gate::Open).await,
@@ -204,6 +245,10 @@ pub async fn set_gate(node: &Node, gate: Gate) -> anyhow::Result<()> {
 async fn leave(node: &Node) -> anyhow::Result<()> {
     node.postgres.drop_all_edges().await?;
     node.knowledge.enter(Stage::Left)?;
-    node.event(Severity::Warning, "left", "this node has left the mesh; its database is kept");
+    node.event(
+        Severity::Warning,
+        "left",
+        "this node has left the mesh; its database is kept",
+    );
     Ok(())
 }

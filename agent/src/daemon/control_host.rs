@@ -47,12 +47,23 @@ async fn perform(node: &Arc<Node>, act: Act) -> anyhow::Result<ActOutcome> {
         Act::TokenList => token_list(node),
         Act::TokenRevoke { id } => token_revoke(node, &id),
         Act::SequencesList => sequences(node, &[], true).await,
-        Act::SequencesFix { sequences: names, dry_run } => sequences(node, &names, dry_run).await,
+        Act::SequencesFix {
+            sequences: names,
+            dry_run,
+        } => sequences(node, &names, dry_run).await,
         Act::Leave { force } => leave(node, force).await,
-        Act::Forget { node: wanted, force } => {
-            let roster = node.knowledge.roster().context("this node is in no cluster")?;
+        Act::Forget {
+            node: wanted,
+            force,
+        } => {
+            let roster = node
+                .knowledge
+                .roster()
+                .context("this node is in no cluster")?;
             let target = membership::find(&roster, &wanted)?;
-            membership::forget(node, target, force).await.map(ActOutcome::done)
+            membership::forget(node, target, force)
+                .await
+                .map(ActOutcome::done)
         }
         Act::RestartPostgres => restart(node).await,
         Act::FoundOnlyMe { promise_holder } => found_only_me(node, promise_holder),
@@ -85,7 +96,10 @@ fn token_list(node: &Node) -> anyhow::Result<ActOutcome> {
 fn token_revoke(node: &Node, id: &str) -> anyhow::Result<ActOutcome> {
     let id = TokenId::new(id)?;
     node.tokens.revoke(&id)?;
-    let text = format!("join token {} is revoked; members enrolled with it stay", id.as_str());
+    let text = format!(
+        "join token {} is revoked; members enrolled with it stay",
+        id.as_str()
+    );
     node.event(Severity::Warning, "token_revoked", text.clone());
     Ok(ActOutcome::done(text))
 }
@@ -111,9 +125,15 @@ async fn sequences(node: &Node, names: &[String], dry_run: bool) -> anyhow::Resu
     let text = match (changes, dry_run) {
         (0, _) => "every sequence that feeds a key is in step".to_owned(),
         (count, true) => {
-            let statements: Vec<&str> =
-                fixes.iter().map(|fix| fix.sql.as_str()).filter(|sql| !sql.is_empty()).collect();
-            format!("{count} sequences would be changed:\n{}", statements.join("\n"))
+            let statements: Vec<&str> = fixes
+                .iter()
+                .map(|fix| fix.sql.as_str())
+                .filter(|sql| !sql.is_empty())
+                .collect();
+            format!(
+                "{count} sequences would be changed:\n{}",
+                statements.join("\n")
+            )
         }
         (count, false) => format!("{count} sequences were changed"),
     };
@@ -139,7 +159,11 @@ async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
         life.leave_after.get_or_insert(last);
         life.leave_by_force |= force;
     })?;
-    node.event(Severity::Warning, "leaving", "this node leaves the mesh: its gate is shut");
+    node.event(
+        Severity::Warning,
+        "leaving",
+        "this node leaves the mesh: its gate is shut",
+    );
     let text = "leaving: the gate is shut; pgaa-agent status shows what is still drained, \
                 pgaa-agent wait --for=left returns when it is done";
     Ok(ActOutcome::done(text))
@@ -149,7 +173,11 @@ async fn restart(node: &Node) -> anyhow::Result<ActOutcome> {
     let settings = node.settings.clone();
     let restarted = tokio::task::spawn_blocking(move || postgres::restart(&settings));
     restarted.await.context("the restart was interrupted")??;
-    node.event(Severity::Warning, "postgres_restarted", "PostgreSQL was restarted by command");
+    node.event(
+        Severity::Warning,
+        "postgres_restarted",
+        "PostgreSQL was restarted by command",
+    );
     Ok(ActOutcome::done("PostgreSQL was restarted"))
 }
 
@@ -162,15 +190,26 @@ fn found_only_me(node: &Node, holder: Option<NodeId>) -> anyhow::Result<ActOutco
     }
     drop(machine);
     node.founding_changed.notify_one();
-    node.event(Severity::Warning, "found_only_me", "the operator lets this node found alone");
-    Ok(ActOutcome::done("this node founds the cluster alone; others join it when they start"))
+    node.event(
+        Severity::Warning,
+        "found_only_me",
+        "the operator lets this node found alone",
+    );
+    Ok(ActOutcome::done(
+        "this node founds the cluster alone; others join it when they start",
+    ))
 }
 
 fn promise_show(node: &Node) -> anyhow::Result<ActOutcome> {
     let promise = node.founding().durable().promise.clone();
     let text = promise.as_ref().map_or_else(
         || "this node is promised to nobody".to_owned(),
-        |p| format!("this node is promised to {} ({}) at {}", p.name, p.candidate, p.at),
+        |p| {
+            format!(
+                "this node is promised to {} ({}) at {}",
+                p.name, p.candidate, p.at
+            )
+        },
     );
     Ok(ActOutcome::done(text).with_json(serde_json::to_value(&promise)?))
 }

@@ -57,8 +57,14 @@ pub async fn run(node: Arc<Node>, mut hints: mpsc::Receiver<NodeId>) {
 /// Every other member and where it is, as far as known: by its record, or, while it has none, by
 /// what the founding has seen.
 fn everybody(node: &Node) -> Vec<(NodeId, SocketAddr)> {
-    let members = node.knowledge.with_roster(Roster::members).unwrap_or_default();
-    members.into_iter().filter_map(|member| address_of(node, member)).collect()
+    let members = node
+        .knowledge
+        .with_roster(Roster::members)
+        .unwrap_or_default();
+    members
+        .into_iter()
+        .filter_map(|member| address_of(node, member))
+        .collect()
 }
 
 fn address_of(node: &Node, member: NodeId) -> Option<(NodeId, SocketAddr)> {
@@ -66,15 +72,22 @@ fn address_of(node: &Node, member: NodeId) -> Option<(NodeId, SocketAddr)> {
         return None;
     }
     let record = node.knowledge.with_roster(|roster| {
-        roster.records.get(&member).map(|record| record.endpoints.grpc)
+        roster
+            .records
+            .get(&member)
+            .map(|record| record.endpoints.grpc)
     });
-    let address = record.flatten().or_else(|| node.founding().address_of(member))?;
+    let address = record
+        .flatten()
+        .or_else(|| node.founding().address_of(member))?;
     Some((member, address))
 }
 
 /// One exchange: offers what the other may lack, takes what we lack, and answers what it wants.
 async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) {
-    let Some(roster) = node.knowledge.roster() else { return };
+    let Some(roster) = node.knowledge.roster() else {
+        return;
+    };
     let have = roster.versions();
     let offer = only(&roster, &BTreeSet::from([node.id()]));
     let answer = node.peers.exchange(peer, address, have, offer).await;
@@ -95,7 +108,11 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) {
     if !wanted.is_empty() {
         let roster = node.knowledge.roster().unwrap_or(roster);
         let offer = only(&roster, &wanted);
-        if let Err(error) = node.peers.exchange(peer, address, roster.versions(), offer).await {
+        if let Err(error) = node
+            .peers
+            .exchange(peer, address, roster.versions(), offer)
+            .await
+        {
             debug!("{} did not take what it wanted: {error}", peer.short());
         }
     }
@@ -112,9 +129,13 @@ fn only(roster: &Roster, nodes: &BTreeSet<NodeId>) -> Roster {
 /// Fetches a member's tables when its digest is neither ours nor the one we have.
 async fn fetch_tables(node: &Node, peer: NodeId, address: SocketAddr) {
     let digest_of = |member: NodeId| {
-        node.knowledge.with_roster(|r| r.records.get(&member).map(|r| r.catalog)).flatten()
+        node.knowledge
+            .with_roster(|r| r.records.get(&member).map(|r| r.catalog))
+            .flatten()
     };
-    let (Some(theirs), own) = (digest_of(peer), digest_of(node.id())) else { return };
+    let (Some(theirs), own) = (digest_of(peer), digest_of(node.id())) else {
+        return;
+    };
     if own == Some(theirs) || node.knowledge.has_catalog(peer, theirs) {
         return;
     }
@@ -125,7 +146,13 @@ async fn fetch_tables(node: &Node, peer: NodeId, address: SocketAddr) {
                 .into_iter()
                 .map(|table| (table.name, (table.structure, table.primary_key)))
                 .collect();
-            node.knowledge.set_catalog(peer, Catalog { digest: catalog.digest, tables });
+            node.knowledge.set_catalog(
+                peer,
+                Catalog {
+                    digest: catalog.digest,
+                    tables,
+                },
+            );
         }
         Err(error) => debug!("the tables of {} are unknown: {error}", peer.short()),
     }

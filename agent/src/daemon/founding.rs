@@ -86,7 +86,9 @@ async fn resolve(node: &Node, resolver: &mut Resolver) {
 
 /// One tick. True when there is nothing left to do.
 async fn tick(node: &Arc<Node>, asking: &mut JoinSet<Reply>) -> anyhow::Result<bool> {
-    let Some(hello) = node.hello() else { return Ok(false) };
+    let Some(hello) = node.hello() else {
+        return Ok(false);
+    };
     let now = node.clocks.mono();
     let (step, standing) = {
         let mut machine = node.founding();
@@ -98,7 +100,9 @@ async fn tick(node: &Arc<Node>, asking: &mut JoinSet<Reply>) -> anyhow::Result<b
                 *machine = founding::Founding::restore(
                     hello,
                     &node.settings.policy,
-                    node.store.founding().context("the founding state can't be read back")?,
+                    node.store
+                        .founding()
+                        .context("the founding state can't be read back")?,
                 );
                 return Err(error).context("the founding state can't be stored");
             }
@@ -150,7 +154,11 @@ async fn settle(node: &Arc<Node>, standing: Standing) -> anyhow::Result<bool> {
 /// Members named by the decree, the founder first: it holds the CA.
 fn addresses_of(node: &Node, decree: &Decree) -> Vec<(NodeId, SocketAddr)> {
     let machine = node.founding();
-    let others = decree.members.iter().map(|m| m.node).filter(|n| *n != decree.founder);
+    let others = decree
+        .members
+        .iter()
+        .map(|m| m.node)
+        .filter(|n| *n != decree.founder);
     std::iter::once(decree.founder)
         .chain(others)
         .filter_map(|node| Some((node, machine.address_of(node)?)))
@@ -158,7 +166,10 @@ fn addresses_of(node: &Node, decree: &Decree) -> Vec<(NodeId, SocketAddr)> {
 }
 
 async fn carry(node: Arc<Node>, ask: founding::Ask) -> Reply {
-    let answer = node.pairing.ask(ask.to, Ask::Founding(ask.request.clone())).await;
+    let answer = node
+        .pairing
+        .ask(ask.to, Ask::Founding(ask.request.clone()))
+        .await;
     let result = match answer {
         Ok((from, Answer::Founding(response))) => Ok((from, response)),
         Ok((_, Answer::Enrolled(_))) => Err("it answered something else".to_owned()),
@@ -196,7 +207,11 @@ fn found(node: &Node, decree: Decree) -> anyhow::Result<()> {
     node.set_authority(authority);
     node.keyring.send_replace(Some(mint_keyring(directory)?));
     node.tokens.founded(now.wall, TOKEN_OUTLIVES)?;
-    let stage = if decree.founder_holds_data { Stage::Ready } else { Stage::Founding };
+    let stage = if decree.founder_holds_data {
+        Stage::Ready
+    } else {
+        Stage::Founding
+    };
     let text = format!(
         "this node founded cluster {} with {} members",
         decree.cluster,
@@ -236,13 +251,12 @@ async fn enrol(
     Err(refusal.unwrap_or_else(|| anyhow::anyhow!("no member that can enrol answers yet")))
 }
 
-async fn enrol_with(
-    node: &Node,
-    address: SocketAddr,
-    hello: &Hello,
-) -> anyhow::Result<Enrolled> {
+async fn enrol_with(node: &Node, address: SocketAddr, hello: &Hello) -> anyhow::Result<Enrolled> {
     let csr_der = node.credentials.csr()?;
-    let ask = Ask::Enrol { hello: hello.clone(), csr_der };
+    let ask = Ask::Enrol {
+        hello: hello.clone(),
+        csr_der,
+    };
     match node.pairing.ask(address, ask).await?.1 {
         Answer::Enrolled(enrolled) => Ok(enrolled),
         Answer::Founding(founding::Response::PromiseHeld { reason, .. }) => bail!("{reason}"),
@@ -258,10 +272,14 @@ fn install(
 ) -> anyhow::Result<()> {
     let now = node.clocks.now();
     if enrolled.roster.decree.cluster != cluster {
-        bail!("the roster is of cluster {}, not of {cluster}", enrolled.roster.decree.cluster);
+        bail!(
+            "the roster is of cluster {}, not of {cluster}",
+            enrolled.roster.decree.cluster
+        );
     }
     let ca = vec![enrolled.ca_der.into()];
-    node.credentials.install(cluster, enrolled.certificate_der.into(), ca)?;
+    node.credentials
+        .install(cluster, enrolled.certificate_der.into(), ca)?;
     enrolled.keyring.store(&node.settings.paths.state_dir)?;
     node.keyring.send_replace(Some(enrolled.keyring));
     // The stage first: a roster without a stage would look like a member that is ready.

@@ -13,9 +13,9 @@ use anyhow::Context;
 use log::warn;
 use pgaa_core::ids::NodeId;
 use pgaa_core::observed::Reach;
-use ring::rand::{SecureRandom, SystemRandom};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,9 @@ const HINTS_MAX: usize = 1024;
 /// Runs gossip until the task is dropped.
 pub async fn run(node: Arc<Node>, hints: mpsc::Sender<NodeId>) {
     loop {
-        let Some((keyring, address)) = wait_for_membership(&node).await else { return };
+        let Some((keyring, address)) = wait_for_membership(&node).await else {
+            return;
+        };
         match once(&node, keyring, address, &hints).await {
             Ok(()) => {}
             Err(error) => {
@@ -72,8 +74,12 @@ async fn once(
     let engine = Engine::new(me, network.profile, rng, node.clocks.mono());
     let salt = rng_salt()?;
     let sealer = Sealer::new(node.id(), node.identity.generation(), salt);
-    let ports =
-        Ports { keyring: keys_followed, commands: commands_taken, view, hints: hint };
+    let ports = Ports {
+        keyring: keys_followed,
+        commands: commands_taken,
+        view,
+        hints: hint,
+    };
     let gossip = udp::run(socket, engine, sealer, node.clocks, ports);
     tokio::pin!(gossip);
     let mut told = tokio::time::interval(KNOWN_PERIOD);
@@ -119,13 +125,18 @@ fn rng_salt() -> anyhow::Result<[u8; SALT_BYTES]> {
 /// Tells gossip who should be there, and where.
 async fn tell(node: &Node, commands: &mpsc::Sender<Command>) {
     let members = node.knowledge.with_roster(|roster| {
-        let others = roster.records.values().filter(|record| record.node != node.id());
+        let others = roster
+            .records
+            .values()
+            .filter(|record| record.node != node.id());
         others
             .map(|r| Member::new(r.endpoints.gossip, r.node, r.generation))
             .collect::<Vec<_>>()
     });
     // Gossip ends when this channel closes, not the other way round.
-    let _ = commands.send(Command::Known(members.unwrap_or_default())).await;
+    let _ = commands
+        .send(Command::Known(members.unwrap_or_default()))
+        .await;
 }
 
 fn take_view(node: &Node, view: &View, hints: &mpsc::Sender<NodeId>) {
@@ -133,8 +144,11 @@ fn take_view(node: &Node, view: &View, hints: &mpsc::Sender<NodeId>) {
         true => Reach::Up,
         false => Reach::Down,
     };
-    let seen: BTreeMap<NodeId, Reach> =
-        view.members.iter().map(|(id, member)| (*id, reach(member))).collect();
+    let seen: BTreeMap<NodeId, Reach> = view
+        .members
+        .iter()
+        .map(|(id, member)| (*id, reach(member)))
+        .collect();
     for returned in node.knowledge.set_gossip(seen) {
         // Whoever comes back may have said something meanwhile.
         let _ = hints.try_send(returned);
@@ -143,7 +157,10 @@ fn take_view(node: &Node, view: &View, hints: &mpsc::Sender<NodeId>) {
 
 fn take_hint(node: &Node, about: NodeId, version: u64, hints: &mpsc::Sender<NodeId>) {
     let known = node.knowledge.with_roster(|roster| {
-        roster.records.get(&about).is_some_and(|record| record.version >= version)
+        roster
+            .records
+            .get(&about)
+            .is_some_and(|record| record.version >= version)
     });
     if known == Some(false) {
         let _ = hints.try_send(about);

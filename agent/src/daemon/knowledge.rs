@@ -64,8 +64,11 @@ pub struct Knowledge {
 impl Knowledge {
     /// Loads what earlier runs have stored.
     pub fn load(me: NodeId, store: Store) -> Result<Knowledge, DurableError> {
-        let known =
-            Known { life: store.life()?, roster: store.roster()?, ..Known::default() };
+        let known = Known {
+            life: store.life()?,
+            roster: store.roster()?,
+            ..Known::default()
+        };
         Ok(Knowledge {
             me,
             store,
@@ -138,7 +141,9 @@ impl Knowledge {
     /// stored at once: members that are new, and tombstones.
     pub fn merge(&self, other: &Roster, now: Now) -> Result<Merged, LearnError> {
         let mut known = self.lock();
-        let Some(mut roster) = known.roster.clone() else { return Err(LearnError::NoCluster) };
+        let Some(mut roster) = known.roster.clone() else {
+            return Err(LearnError::NoCluster);
+        };
         let before: BTreeSet<NodeId> = roster.records.keys().copied().collect();
         let mut other = other.clone();
         // Nobody but this node speaks for this node.
@@ -185,7 +190,9 @@ impl Knowledge {
     /// Changes the roster, durably: for burying a member.
     pub fn amend<T>(&self, change: impl FnOnce(&mut Roster) -> T) -> Result<T, LearnError> {
         let mut known = self.lock();
-        let Some(mut roster) = known.roster.clone() else { return Err(LearnError::NoCluster) };
+        let Some(mut roster) = known.roster.clone() else {
+            return Err(LearnError::NoCluster);
+        };
         let result = change(&mut roster);
         self.store.set_roster(&roster)?;
         known.roster = Some(roster);
@@ -216,7 +223,10 @@ impl Knowledge {
             return Vec::new();
         }
         let was_up = |node: &NodeId| known.gossip.get(node) == Some(&Reach::Up);
-        let up = reach.iter().filter(|(_, reach)| **reach == Reach::Up).map(|(node, _)| *node);
+        let up = reach
+            .iter()
+            .filter(|(_, reach)| **reach == Reach::Up)
+            .map(|(node, _)| *node);
         let returned = up.filter(|node| !was_up(node)).collect();
         known.gossip = reach;
         drop(known);
@@ -236,7 +246,9 @@ impl Knowledge {
         /// A peer that answered a call within this time is up even if gossip knows nothing yet.
         const ANSWER_FRESH_MS: u64 = 5_000;
         let known = self.lock();
-        let Some(roster) = &known.roster else { return BTreeMap::new() };
+        let Some(roster) = &known.roster else {
+            return BTreeMap::new();
+        };
         let others = roster.members().into_iter().filter(|node| *node != self.me);
         others
             .map(|node| {
@@ -259,13 +271,20 @@ impl Knowledge {
     #[must_use]
     pub fn ages(&self, now: Mono) -> BTreeMap<NodeId, u64> {
         let age = |at: &Mono| u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX);
-        self.lock().arrived.iter().map(|(node, at)| (*node, age(at))).collect()
+        self.lock()
+            .arrived
+            .iter()
+            .map(|(node, at)| (*node, age(at)))
+            .collect()
     }
 
     /// Are the tables of `node` known as of `digest`?
     #[must_use]
     pub fn has_catalog(&self, node: NodeId, digest: u64) -> bool {
-        self.lock().catalogs.get(&node).is_some_and(|catalog| catalog.digest == digest)
+        self.lock()
+            .catalogs
+            .get(&node)
+            .is_some_and(|catalog| catalog.digest == digest)
     }
 
     /// Takes the tables of another member.
@@ -288,6 +307,9 @@ impl Knowledge {
             Some(catalog) if catalog.digest == digest => Fact::Known(catalog.clone()),
             Some(_) | None => Fact::Unknown("its tables were not fetched yet".to_owned()),
         };
-        nodes.iter().map(|(node, digest)| (*node, fact(node, *digest))).collect()
+        nodes
+            .iter()
+            .map(|(node, digest)| (*node, fact(node, *digest)))
+            .collect()
     }
 }

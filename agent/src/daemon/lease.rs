@@ -48,7 +48,10 @@ impl Leases {
     pub fn open(state_dir: &std::path::Path) -> Result<Leases, durable::DurableError> {
         let path = state_dir.join("lease.json");
         let lease = durable::read_json(&path)?.unwrap_or_default();
-        Ok(Leases { path, lease: Mutex::new(lease) })
+        Ok(Leases {
+            path,
+            lease: Mutex::new(lease),
+        })
     }
 }
 
@@ -57,13 +60,12 @@ fn internal(error: &dyn std::fmt::Display) -> Refusal {
 }
 
 /// Answers a joiner that asks for the lease, renews it or gives it back.
-pub async fn answer(
-    node: &Arc<Node>,
-    from: NodeId,
-    ask: LeaseAsk,
-) -> Result<LeaseAnswer, Refusal> {
+pub async fn answer(node: &Arc<Node>, from: NodeId, ask: LeaseAsk) -> Result<LeaseAnswer, Refusal> {
     if ask.joiner != from {
-        return Err(Refusal::new("not_yours", "a lease is only given to the node that asks"));
+        return Err(Refusal::new(
+            "not_yours",
+            "a lease is only given to the node that asks",
+        ));
     }
     let roster = node
         .knowledge
@@ -84,11 +86,18 @@ pub async fn answer(
         }
         *lease = next;
     }
-    Ok(LeaseAnswer { verdict, epoch: lease.epoch, roster })
+    Ok(LeaseAnswer {
+        verdict,
+        epoch: lease.epoch,
+        roster,
+    })
 }
 
 fn judge(node: &Node, lease: &Lease, from: NodeId, ask: &LeaseAsk, now: Wall) -> LeaseVerdict {
-    let denied = |holder, reason: &str| LeaseVerdict::Denied { holder, reason: reason.to_owned() };
+    let denied = |holder, reason: &str| LeaseVerdict::Denied {
+        holder,
+        reason: reason.to_owned(),
+    };
     let own = lease.holder == Some(from);
     match ask.kind {
         LeaseKind::Release | LeaseKind::Renew if !own || ask.epoch != lease.epoch => {
@@ -115,11 +124,19 @@ fn granted(lease: &Lease, from: NodeId, ask: &LeaseAsk, now: Wall) -> Lease {
     let ttl_ms = i64::try_from(ask.ttl.min(TTL_MAX).as_millis()).unwrap_or(i64::MAX);
     let expires = Wall(now.0.saturating_add(ttl_ms));
     match ask.kind {
-        LeaseKind::Acquire => {
-            Lease { epoch: lease.epoch.saturating_add(1), holder: Some(from), expires }
-        }
-        LeaseKind::Renew => Lease { expires, ..lease.clone() },
-        LeaseKind::Release => Lease { holder: None, ..lease.clone() },
+        LeaseKind::Acquire => Lease {
+            epoch: lease.epoch.saturating_add(1),
+            holder: Some(from),
+            expires,
+        },
+        LeaseKind::Renew => Lease {
+            expires,
+            ..lease.clone()
+        },
+        LeaseKind::Release => Lease {
+            holder: None,
+            ..lease.clone()
+        },
     }
 }
 
@@ -129,7 +146,10 @@ pub async fn step(node: &Arc<Node>, from: NodeId, ask: StepAsk) -> Result<StepAn
     let lease = node.leases.lease.lock().await;
     let fenced = ask.joiner != from || lease.holder != Some(from) || lease.epoch != ask.epoch;
     if fenced || lease.expires <= node.clocks.wall() {
-        return Err(Refusal::new("fenced", "this lease is not in force any more; join anew"));
+        return Err(Refusal::new(
+            "fenced",
+            "this lease is not in force any more; join anew",
+        ));
     }
     let result = carry_out(node, from, ask.step).await;
     drop(lease);
@@ -151,9 +171,9 @@ async fn carry_out(node: &Arc<Node>, joiner: NodeId, step: Step) -> anyhow::Resu
         }
         Step::Beat => Ok(StepAnswer::Heartbeat(node.beat().await?)),
         Step::InsertPosition => Ok(StepAnswer::Position(sql.insert_position().await?)),
-        Step::OriginPositions { since, until } => {
-            Ok(StepAnswer::Origins(sql.origin_positions(since, until).await?))
-        }
+        Step::OriginPositions { since, until } => Ok(StepAnswer::Origins(
+            sql.origin_positions(since, until).await?,
+        )),
         Step::Admit => Ok(StepAnswer::Done),
     }
 }
@@ -170,14 +190,21 @@ fn own_epoch(node: &Node) -> anyhow::Result<DataEpoch> {
 /// Drops what was made here for a joiner. Safe until it is ready: it holds nothing yet that
 /// anybody could miss.
 async fn drop_slots(node: &Arc<Node>, joiner: NodeId) -> anyhow::Result<()> {
-    let record = node.knowledge.with_roster(|roster| roster.records.get(&joiner).cloned());
-    let Some(record) = record.flatten() else { return Ok(()) };
+    let record = node
+        .knowledge
+        .with_roster(|roster| roster.records.get(&joiner).cloned());
+    let Some(record) = record.flatten() else {
+        return Ok(());
+    };
     if record.state == NodeState::Ready {
         anyhow::bail!("{} is ready: its slots are in use", record.name);
     }
     let me = (node.id(), own_epoch(node)?);
     let subscription = subscription_name((joiner, record.epoch), me);
-    let slot = node.postgres.slot_name(&own_name(node)?, &subscription).await?;
+    let slot = node
+        .postgres
+        .slot_name(&own_name(node)?, &subscription)
+        .await?;
     node.postgres.drop_slot(&slot, true).await?;
     Ok(())
 }
@@ -191,7 +218,10 @@ pub async fn expire(node: Arc<Node>) {
             continue;
         };
         let ready = node.knowledge.with_roster(|roster| {
-            roster.records.get(&joiner).is_some_and(|r| r.state == NodeState::Ready)
+            roster
+                .records
+                .get(&joiner)
+                .is_some_and(|r| r.state == NodeState::Ready)
         });
         if ready != Some(true)
             && let Err(error) = drop_slots(&node, joiner).await
@@ -199,7 +229,10 @@ pub async fn expire(node: Arc<Node>) {
             warn!("what was made for a joiner that is gone can't be dropped yet: {error:#}");
             continue;
         }
-        let next = Lease { holder: None, ..lease.clone() };
+        let next = Lease {
+            holder: None,
+            ..lease.clone()
+        };
         match durable::write_json(&node.leases.path, &next) {
             Ok(()) => {
                 *lease = next;

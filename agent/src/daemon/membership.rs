@@ -19,12 +19,20 @@ use uuid::Uuid;
 /// Judges a proposal of another member, and obeys it when it is to be made so.
 #[must_use]
 pub fn consider_forget(node: &Node, proposal: &ForgetProposal) -> ForgetAnswer {
-    let refuse = |reason: String| ForgetAnswer { consent: false, target_answers: false, reason };
+    let refuse = |reason: String| ForgetAnswer {
+        consent: false,
+        target_answers: false,
+        reason,
+    };
     let Some(roster) = node.knowledge.roster() else {
         return refuse("this node is in no cluster".to_owned());
     };
     if roster.tombstones.contains_key(&proposal.target) {
-        return ForgetAnswer { consent: true, target_answers: false, reason: String::new() };
+        return ForgetAnswer {
+            consent: true,
+            target_answers: false,
+            reason: String::new(),
+        };
     }
     if roster.lineage.last().copied() != proposal.parent {
         return refuse("another node was forgotten meanwhile; try again".to_owned());
@@ -36,16 +44,25 @@ pub fn consider_forget(node: &Node, proposal: &ForgetProposal) -> ForgetAnswer {
     {
         return refuse(format!("{error:#}"));
     }
-    ForgetAnswer { consent: true, target_answers, reason: String::new() }
+    ForgetAnswer {
+        consent: true,
+        target_answers,
+        reason: String::new(),
+    }
 }
 
 fn bury(node: &Node, proposal: &ForgetProposal) -> anyhow::Result<()> {
     let tombstone = proposal.tombstone.clone();
     let (name, left) = (tombstone.name.clone(), tombstone.left);
     let link = proposal.link;
-    node.knowledge.amend(|roster| roster.bury(proposal.target, tombstone, link))?;
+    node.knowledge
+        .amend(|roster| roster.bury(proposal.target, tombstone, link))?;
     let how = if left { "has left" } else { "was forgotten" };
-    node.event(Severity::Warning, "buried", format!("{name} ({}) {how}", proposal.target));
+    node.event(
+        Severity::Warning,
+        "buried",
+        format!("{name} ({}) {how}", proposal.target),
+    );
     Ok(())
 }
 
@@ -64,14 +81,20 @@ pub fn find(roster: &Roster, wanted: &str) -> anyhow::Result<NodeId> {
         [] => bail!("no member is called {wanted:?}; see pgaa-agent nodes"),
         several => {
             let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
-            bail!("{wanted:?} is the name of {}; give the UUID", ids.join(" and "))
+            bail!(
+                "{wanted:?} is the name of {}; give the UUID",
+                ids.join(" and ")
+            )
         }
     }
 }
 
 /// Forgets a dead member, from here, everywhere.
 pub async fn forget(node: &Arc<Node>, target: NodeId, force: bool) -> anyhow::Result<String> {
-    let roster = node.knowledge.roster().context("this node is in no cluster")?;
+    let roster = node
+        .knowledge
+        .roster()
+        .context("this node is in no cluster")?;
     if target == node.id() {
         bail!("this is the node itself: pgaa-agent leave");
     }
@@ -96,20 +119,27 @@ pub async fn forget(node: &Arc<Node>, target: NodeId, force: bool) -> anyhow::Re
         );
     }
     commit(node, &roster, &asked, target, proposal).await?;
-    Ok(format!("{name} ({target}) is forgotten; its slots and subscriptions are being removed"))
+    Ok(format!(
+        "{name} ({target}) is forgotten; its slots and subscriptions are being removed"
+    ))
 }
 
 /// Leaves the mesh: this node buries itself everywhere. The gate is shut and everything is
 /// drained before (see `leave`).
 pub async fn announce_leaving(node: &Arc<Node>) -> anyhow::Result<()> {
-    let roster = node.knowledge.roster().context("this node is in no cluster")?;
+    let roster = node
+        .knowledge
+        .roster()
+        .context("this node is in no cluster")?;
     let proposal = propose(&roster, node.id(), true)?;
     let asked = others(&roster, node.id());
     commit(node, &roster, &asked, node.id(), proposal).await
 }
 
 fn propose(roster: &Roster, target: NodeId, left: bool) -> anyhow::Result<ForgetProposal> {
-    let epoch = roster.epoch(target).context("nothing is known of that node")?;
+    let epoch = roster
+        .epoch(target)
+        .context("nothing is known of that node")?;
     let name = pgaa_core::ids::Name::new(&roster.name_of(target))?;
     let ordinal = roster
         .records
@@ -120,13 +150,21 @@ fn propose(roster: &Roster, target: NodeId, left: bool) -> anyhow::Result<Forget
         target,
         parent: roster.lineage.last().copied(),
         link: LineageId(Uuid::new_v4()),
-        tombstone: Tombstone { name, epoch, ordinal, left },
+        tombstone: Tombstone {
+            name,
+            epoch,
+            ordinal,
+            left,
+        },
         commit: false,
     })
 }
 
 fn address(roster: &Roster, node: NodeId) -> Option<SocketAddr> {
-    roster.records.get(&node).map(|record| record.endpoints.grpc)
+    roster
+        .records
+        .get(&node)
+        .map(|record| record.endpoints.grpc)
 }
 
 async fn ask_all(
@@ -138,7 +176,9 @@ async fn ask_all(
 ) -> Vec<ForgetAnswer> {
     let mut running = tokio::task::JoinSet::new();
     for member in asked.iter().filter(|member| **member != target) {
-        let Some(address) = address(roster, *member) else { continue };
+        let Some(address) = address(roster, *member) else {
+            continue;
+        };
         let (node, proposal, member) = (Arc::clone(node), proposal.clone(), *member);
         running.spawn(async move { node.peers.propose_forget(member, address, proposal).await });
     }

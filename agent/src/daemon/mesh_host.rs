@@ -18,7 +18,10 @@ pub struct Answers(pub Arc<Node>);
 impl Answers {
     fn roster(&self) -> Result<Roster, Refusal> {
         let text = "this node is in no cluster yet";
-        self.0.knowledge.roster().ok_or_else(|| Refusal::new("not_a_member", text))
+        self.0
+            .knowledge
+            .roster()
+            .ok_or_else(|| Refusal::new("not_a_member", text))
     }
 }
 
@@ -47,13 +50,21 @@ impl MeshHost for Answers {
             .map_err(|error| Refusal::new("parted", &error.to_string()))?;
         let mut roster = self.roster()?;
         let older = |node: &NodeId, version: u64| {
-            roster.records.get(node).is_none_or(|known| known.version < version)
+            roster
+                .records
+                .get(node)
+                .is_none_or(|known| known.version < version)
                 && !roster.tombstones.contains_key(node)
                 && *node != self.0.id()
         };
-        let want = have.iter().filter(|(n, v)| older(n, **v)).map(|(n, _)| *n).collect();
+        let want = have
+            .iter()
+            .filter(|(n, v)| older(n, **v))
+            .map(|(n, _)| *n)
+            .collect();
         roster.records.retain(|node, record| {
-            have.get(node).is_none_or(|version| *version < record.version)
+            have.get(node)
+                .is_none_or(|version| *version < record.version)
         });
         Ok((roster, want))
     }
@@ -104,7 +115,9 @@ impl MeshHost for Answers {
             let text = "the CA's key is given to ready members only";
             return Err(Refusal::new("not_ready", text));
         }
-        let parts = self.0.with_authority(|a| (a.key_pkcs8(), a.ca_der().to_vec()));
+        let parts = self
+            .0
+            .with_authority(|a| (a.key_pkcs8(), a.ca_der().to_vec()));
         let (key_pkcs8, ca_der) = parts
             .ok_or_else(|| Refusal::new("no_authority", "this member does not hold the CA"))?;
         self.0.event(
@@ -131,5 +144,9 @@ impl MeshHost for Answers {
 /// The members other than `except`.
 #[must_use]
 pub fn others(roster: &Roster, except: NodeId) -> BTreeSet<NodeId> {
-    roster.members().into_iter().filter(|node| *node != except).collect()
+    roster
+        .members()
+        .into_iter()
+        .filter(|node| *node != except)
+        .collect()
 }

@@ -151,14 +151,23 @@ fn configured_token(settings: &Settings) -> anyhow::Result<JoinToken> {
                 .with_context(|| format!("{} holds no valid join token", path.display()));
         }
     }
-    let places: Vec<String> =
-        settings.token_files.iter().map(|path| path.display().to_string()).collect();
-    bail!("there is no join token in {}; put one there", places.join(" or "))
+    let places: Vec<String> = settings
+        .token_files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    bail!(
+        "there is no join token in {}; put one there",
+        places.join(" or ")
+    )
 }
 
 /// What is known of this node before PostgreSQL was looked at.
 fn first_hello(settings: &Settings, identity: &Identity) -> Hello {
-    let address = settings.network.advertise.unwrap_or(settings.network.listen);
+    let address = settings
+        .network
+        .advertise
+        .unwrap_or(settings.network.listen);
     let network = &settings.network;
     Hello {
         node: identity.node(),
@@ -217,12 +226,20 @@ async fn spawn(
     let reconciler = Reconciler::new(Arc::clone(node), systemd.clone());
     endless(&mut tasks, "loop", reconciler.run());
     let (hints, hinted) = mpsc::channel::<NodeId>(HINTS_MAX);
-    endless(&mut tasks, "exchange", exchange::run(Arc::clone(node), hinted));
+    endless(
+        &mut tasks,
+        "exchange",
+        exchange::run(Arc::clone(node), hinted),
+    );
     endless(&mut tasks, "gossip", gossip::run(Arc::clone(node), hints));
     endless(&mut tasks, "heartbeat", rhythm::beat(Arc::clone(node)));
     endless(&mut tasks, "clock", rhythm::watch_clock(Arc::clone(node)));
     endless(&mut tasks, "trust", rhythm::keep_trust(Arc::clone(node)));
-    endless(&mut tasks, "certificate", rhythm::reload_certificates(Arc::clone(node)));
+    endless(
+        &mut tasks,
+        "certificate",
+        rhythm::reload_certificates(Arc::clone(node)),
+    );
     endless(&mut tasks, "join", join::run(Arc::clone(node)));
     endless(&mut tasks, "leases", lease::expire(Arc::clone(node)));
     let (founder, addresses) = (Arc::clone(node), Arc::clone(node));

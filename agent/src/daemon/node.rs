@@ -160,15 +160,25 @@ impl Node {
     /// The number every further heartbeat must exceed: what the mesh has seen of this node.
     fn beat_floor(&self) -> u64 {
         let seen = self.knowledge.with_roster(|roster| {
-            roster.records.get(&self.id()).map(|record| record.heartbeat)
+            roster
+                .records
+                .get(&self.id())
+                .map(|record| record.heartbeat)
         });
         seen.flatten().unwrap_or(0)
     }
 
     /// Writes a heartbeat and returns its number.
     pub async fn beat(&self) -> anyhow::Result<u64> {
-        let epoch = self.local.borrow().epoch.context("the database is not prepared yet")?;
-        Ok(self.postgres.beat(self.id(), epoch, self.beat_floor()).await?)
+        let epoch = self
+            .local
+            .borrow()
+            .epoch
+            .context("the database is not prepared yet")?;
+        Ok(self
+            .postgres
+            .beat(self.id(), epoch, self.beat_floor())
+            .await?)
     }
 
     /// This node's UUID.
@@ -185,7 +195,12 @@ impl Node {
     /// Records an event with the time of now.
     pub fn event(&self, severity: Severity, kind: &str, text: impl Into<String>) {
         let at = self.clocks.wall();
-        self.events.record(Event { at, severity, kind: kind.to_owned(), text: text.into() });
+        self.events.record(Event {
+            at,
+            severity,
+            kind: kind.to_owned(),
+            text: text.into(),
+        });
     }
 
     /// Where this node is reached, once its address is known.
@@ -231,19 +246,28 @@ impl Node {
 
     /// Uses the CA, where this node holds it.
     pub fn with_authority<T>(&self, work: impl FnOnce(&Authority) -> T) -> Option<T> {
-        let authority = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        let authority = self
+            .authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         authority.as_ref().map(work)
     }
 
     /// Takes the CA.
     pub fn set_authority(&self, authority: Authority) {
-        let mut held = self.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self
+            .authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *held = Some(authority);
     }
 
     /// The gossip keys.
     pub fn keys(&self) -> anyhow::Result<Keyring> {
-        self.keyring.borrow().clone().context("this node has no gossip keys yet")
+        self.keyring
+            .borrow()
+            .clone()
+            .context("this node has no gossip keys yet")
     }
 
     /// Counts the use of a token; a count that can't be kept is no reason to refuse a member.
@@ -256,16 +280,27 @@ impl Node {
     /// The last look at the local server that succeeded.
     #[must_use]
     pub fn last_facts(&self) -> Option<Arc<PostgresFacts>> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Keeps a look at the local server.
     pub fn remember(&self, facts: &PostgresFacts) {
-        let data = if facts.has_rows { DataHeld::Rows } else { DataHeld::Empty };
+        let data = if facts.has_rows {
+            DataHeld::Rows
+        } else {
+            DataHeld::Empty
+        };
         let local = LocalFacts {
             epoch: facts.epoch,
             system_identifier: facts.system_identifier,
-            data: if facts.epoch.is_some() { data } else { DataHeld::Unknown },
+            data: if facts.epoch.is_some() {
+                data
+            } else {
+                DataHeld::Unknown
+            },
         };
         let changed = self.local.send_if_modified(|known| {
             let changed = *known != local;
@@ -284,7 +319,9 @@ impl Node {
     fn known_addresses(&self) -> Vec<(NodeId, SocketAddr)> {
         let members = self.knowledge.with_roster(|roster| {
             let records = roster.records.values();
-            records.map(|record| (record.node, record.endpoints.grpc)).collect()
+            records
+                .map(|record| (record.node, record.endpoints.grpc))
+                .collect()
         });
         members.unwrap_or_default()
     }

@@ -78,7 +78,11 @@ impl PairingHost for Answers {
         node.event(
             Severity::Info,
             "enrolled_member",
-            format!("{} ({from}) was enrolled with token {}", hello.name, token.as_str()),
+            format!(
+                "{} ({from}) was enrolled with token {}",
+                hello.name,
+                token.as_str()
+            ),
         );
         Ok(Enrolled {
             certificate_der: certificate.to_vec(),

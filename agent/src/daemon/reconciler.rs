@@ -163,13 +163,19 @@ impl Reconciler {
         }
         let roster = node.knowledge.roster();
         let own = postgres.known().map(own_catalog).unwrap_or_default();
-        let catalogs = roster.as_ref().map(|r| ready_digests(r, node.id())).unwrap_or_default();
+        let catalogs = roster
+            .as_ref()
+            .map(|r| ready_digests(r, node.id()))
+            .unwrap_or_default();
         Look {
             now,
             life,
             dsns: roster.as_ref().map(|r| dsns(node, r)).unwrap_or_default(),
             catalogs: node.knowledge.catalogs(&catalogs, &own),
-            observed: Observed { postgres, peers: node.knowledge.reach(now.mono) },
+            observed: Observed {
+                postgres,
+                peers: node.knowledge.reach(now.mono),
+            },
             roster,
             clock: *node.clock.borrow(),
         }
@@ -202,7 +208,12 @@ impl Reconciler {
     /// subscription that was just enabled has one.
     async fn start_workers(&self, subscriptions: &[String]) {
         let names: Vec<&str> = subscriptions.iter().map(String::as_str).collect();
-        match self.node.postgres.start_workers(&names, WORKERS_START).await {
+        match self
+            .node
+            .postgres
+            .start_workers(&names, WORKERS_START)
+            .await
+        {
             Ok(missing) if missing.is_empty() => {}
             Ok(missing) => debug!("no apply worker yet for {}", missing.join(", ")),
             Err(error) => debug!("pglogical's manager could not be woken: {error}"),
@@ -251,7 +262,9 @@ impl Reconciler {
             self.state = Some(state);
         }
         if let Some(failure) = &self.last_failure {
-            around.findings.push(super::surroundings::failure_finding(failure));
+            around
+                .findings
+                .push(super::surroundings::failure_finding(failure));
         }
         let report = report(&inputs, plan, around);
         let line = super::surroundings::status_line(&report);
@@ -275,7 +288,9 @@ fn own_catalog(facts: &PostgresFacts) -> Catalog {
     let tables = facts.tables.iter().filter(|table| table.replicable);
     Catalog {
         digest: facts.catalog,
-        tables: tables.map(|t| (t.name.clone(), (t.structure, t.primary_key))).collect(),
+        tables: tables
+            .map(|t| (t.name.clone(), (t.structure, t.primary_key)))
+            .collect(),
     }
 }
 
@@ -285,9 +300,10 @@ fn ready_digests(roster: &Roster, me: NodeId) -> BTreeMap<NodeId, u64> {
         record.node != me
             && match record.state {
                 NodeState::Left | NodeState::Enrolling => false,
-                NodeState::Joining => record.phase
-                    != Some(pgaa_core::record::JoinPhase::Leasing)
-                    && record.phase != Some(pgaa_core::record::JoinPhase::Copying),
+                NodeState::Joining => {
+                    record.phase != Some(pgaa_core::record::JoinPhase::Leasing)
+                        && record.phase != Some(pgaa_core::record::JoinPhase::Copying)
+                }
                 NodeState::Booting
                 | NodeState::Configuring
                 | NodeState::Discovering
@@ -298,15 +314,24 @@ fn ready_digests(roster: &Roster, me: NodeId) -> BTreeMap<NodeId, u64> {
                 | NodeState::Quarantined => true,
             }
     };
-    roster.records.values().filter(counts).map(|r| (r.node, r.catalog)).collect()
+    roster
+        .records
+        .values()
+        .filter(counts)
+        .map(|r| (r.node, r.catalog))
+        .collect()
 }
 
 /// How each member's server is reached from here, by its newest record; and the local one.
 fn dsns(node: &Node, roster: &Roster) -> Dsns {
-    let others = roster.records.values().filter(|record| record.node != node.id());
+    let others = roster
+        .records
+        .values()
+        .filter(|record| record.node != node.id());
     let remote = others.filter_map(|record| {
         let dsn = dsn(node, record.node, record.endpoints.postgres);
-        dsn.inspect_err(|error| warn!("{} can't be subscribed to: {error}", record.name)).ok()
+        dsn.inspect_err(|error| warn!("{} can't be subscribed to: {error}", record.name))
+            .ok()
             .map(|dsn| (record.node, dsn))
     });
     let mut dsns: Dsns = remote.collect();

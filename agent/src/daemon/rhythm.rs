@@ -42,19 +42,30 @@ pub async fn beat(node: Arc<Node>) {
             continue;
         }
         let result = node.beat().await;
-        let error = result.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let error = result
+            .err()
+            .map(|error| format!("{error:#}"))
+            .unwrap_or_default();
         if error != last_error && !error.is_empty() {
             warn!("no heartbeat could be written: {error}");
         }
         last_error = error;
-        sleep(if forming(&node, stage) { BEAT_FORMING } else { BEAT }).await;
+        sleep(if forming(&node, stage) {
+            BEAT_FORMING
+        } else {
+            BEAT
+        })
+        .await;
     }
 }
 
 /// Are edges being made, here or elsewhere?
 fn forming(node: &Node, stage: Stage) -> bool {
     let others = node.knowledge.with_roster(|roster| {
-        roster.records.values().any(|record| record.state == NodeState::Joining)
+        roster
+            .records
+            .values()
+            .any(|record| record.state == NodeState::Joining)
     });
     !matches!(stage, Stage::Ready) || others == Some(true)
 }
@@ -77,17 +88,28 @@ pub async fn watch_address(node: Arc<Node>) {
     loop {
         sleep(ADDRESS_PERIOD).await;
         let targets = node.knowledge.with_roster(|roster| {
-            let others = roster.records.values().filter(|record| record.node != node.id());
-            others.map(|record| record.endpoints.grpc).collect::<Vec<SocketAddr>>()
+            let others = roster
+                .records
+                .values()
+                .filter(|record| record.node != node.id());
+            others
+                .map(|record| record.endpoints.grpc)
+                .collect::<Vec<SocketAddr>>()
         });
-        let Some(own) = own_address(&targets.unwrap_or_default()) else { continue };
+        let Some(own) = own_address(&targets.unwrap_or_default()) else {
+            continue;
+        };
         let changed = node.address.send_if_modified(|known| {
             let changed = *known != Some(own);
             *known = Some(own);
             changed
         });
         if changed {
-            node.event(Severity::Info, "address_changed", format!("this node is at {own} now"));
+            node.event(
+                Severity::Info,
+                "address_changed",
+                format!("this node is at {own} now"),
+            );
             node.knowledge.changed.notify_one();
         }
     }
@@ -111,8 +133,13 @@ pub async fn keep_trust(node: Arc<Node>) {
 
 fn members(node: &Node) -> Vec<(NodeId, SocketAddr)> {
     let members = node.knowledge.with_roster(|roster| {
-        let others = roster.records.values().filter(|record| record.node != node.id());
-        others.map(|record| (record.node, record.endpoints.grpc)).collect()
+        let others = roster
+            .records
+            .values()
+            .filter(|record| record.node != node.id());
+        others
+            .map(|record| (record.node, record.endpoints.grpc))
+            .collect()
     });
     members.unwrap_or_default()
 }
@@ -141,7 +168,11 @@ async fn fetch_authority(node: &Node) {
 
 /// Whoever enrols others must know which tokens are valid.
 async fn share_tokens(node: &Node, member: NodeId, address: SocketAddr) {
-    match node.peers.exchange_tokens(member, address, &node.tokens.share()).await {
+    match node
+        .peers
+        .exchange_tokens(member, address, &node.tokens.share())
+        .await
+    {
         Ok(theirs) => {
             if let Err(error) = node.tokens.merge(&theirs) {
                 warn!("the join tokens could not be stored: {error}");
@@ -153,7 +184,9 @@ async fn share_tokens(node: &Node, member: NodeId, address: SocketAddr) {
 
 /// A new certificate for the same key: from the CA here, or by enrolling again.
 async fn renew(node: &Node) -> anyhow::Result<()> {
-    let Some(cluster) = node.credentials.cluster() else { bail!("there is none to renew") };
+    let Some(cluster) = node.credentials.cluster() else {
+        bail!("there is none to renew")
+    };
     let csr = node.credentials.csr()?;
     let now = node.clocks.wall();
     let issued = node.with_authority(|authority| {
@@ -165,23 +198,32 @@ async fn renew(node: &Node) -> anyhow::Result<()> {
         node.credentials.install(cluster, certificate, vec![ca])?;
         return renewed(node);
     }
-    let Some(hello) = node.hello() else { bail!("the database is not prepared") };
+    let Some(hello) = node.hello() else {
+        bail!("the database is not prepared")
+    };
     for (_, address) in members(node) {
-        let ask = Ask::Enrol { hello: hello.clone(), csr_der: csr.clone() };
+        let ask = Ask::Enrol {
+            hello: hello.clone(),
+            csr_der: csr.clone(),
+        };
         if let Ok((_, crate::peer::Answer::Enrolled(enrolled))) =
             node.pairing.ask(address, ask).await
         {
             let ca = vec![enrolled.ca_der.into()];
-            node.credentials.install(cluster, enrolled.certificate_der.into(), ca)?;
+            node.credentials
+                .install(cluster, enrolled.certificate_der.into(), ca)?;
             return renewed(node);
         }
     }
     bail!("no member could be asked")
 }
 
-
 fn renewed(node: &Node) -> anyhow::Result<()> {
-    node.event(Severity::Info, "certificate_renewed", "the node's certificate was renewed");
+    node.event(
+        Severity::Info,
+        "certificate_renewed",
+        "the node's certificate was renewed",
+    );
     Ok(())
 }
 

@@ -19,7 +19,9 @@ impl Store {
     /// The files in `state_dir`.
     #[must_use]
     pub fn new(state_dir: &Path) -> Store {
-        Store { directory: state_dir.to_owned() }
+        Store {
+            directory: state_dir.to_owned(),
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -13,8 +13,11 @@ use pgaa_core::time::{Now, Wall};
 pub fn surroundings(node: &Node, now: Now, since: Wall, clock: ClockReading) -> Surroundings {
     let member = node.knowledge.with_roster(|_| ()).is_some();
     let founding = (!member).then(|| founding(node, now, since));
-    let founding_waiting =
-        if member { Vec::new() } else { node.founding().waiting(now.mono) };
+    let founding_waiting = if member {
+        Vec::new()
+    } else {
+        node.founding().waiting(now.mono)
+    };
     Surroundings {
         answered_by: AnsweredBy {
             node: node.id(),
@@ -27,7 +30,12 @@ pub fn surroundings(node: &Node, now: Now, since: Wall, clock: ClockReading) -> 
         since,
         clock,
         ages_ms: node.knowledge.ages(now.mono),
-        certificate_expires: node.credentials.current().enrolment.as_ref().map(|e| e.not_after),
+        certificate_expires: node
+            .credentials
+            .current()
+            .enrolment
+            .as_ref()
+            .map(|e| e.not_after),
         founding,
         founding_waiting,
         findings: findings(node),
@@ -40,10 +48,14 @@ fn founding(node: &Node, now: Now, since: Wall) -> (FoundingReport, NodeState, S
     let mut promised_to = None;
     let (state, because) = match machine.standing(now.mono) {
         Standing::Discovering => (NodeState::Discovering, "looking for peers".to_owned()),
-        Standing::Forming => (NodeState::Forming, "founding with the peers found".to_owned()),
-        Standing::Candidate { .. } => {
-            (NodeState::Forming, "asking the peers for their promises".to_owned())
-        }
+        Standing::Forming => (
+            NodeState::Forming,
+            "founding with the peers found".to_owned(),
+        ),
+        Standing::Candidate { .. } => (
+            NodeState::Forming,
+            "asking the peers for their promises".to_owned(),
+        ),
         Standing::Promised { to } => {
             promised_to = Some(to);
             (NodeState::Forming, format!("promised to {}", to.short()))
@@ -51,9 +63,10 @@ fn founding(node: &Node, now: Now, since: Wall) -> (FoundingReport, NodeState, S
         Standing::Founder(_)
         | Standing::Decreed(_)
         | Standing::ClusterFound { .. }
-        | Standing::Member(_) => {
-            (NodeState::Enrolling, "fetching certificate and roster".to_owned())
-        }
+        | Standing::Member(_) => (
+            NodeState::Enrolling,
+            "fetching certificate and roster".to_owned(),
+        ),
         Standing::Quarantined { reason } => (NodeState::Quarantined, reason),
     };
     let report = FoundingReport {
@@ -100,6 +113,8 @@ pub fn status_line(report: &StatusReport) -> String {
     let next = report
         .waiting_on
         .first()
-        .map_or_else(String::new, |waiting| format!("; waiting for {}", waiting.text));
+        .map_or_else(String::new, |waiting| {
+            format!("; waiting for {}", waiting.text)
+        });
     format!("{state}{mesh}{next}")
 }

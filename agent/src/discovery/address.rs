@@ -14,7 +14,9 @@ pub fn own_address(towards: &[SocketAddr]) -> Option<IpAddr> {
         })
     };
     let outward = sources().find(|(target, source)| target.ip() != *source);
-    outward.or_else(|| sources().next()).map(|(_, source)| source)
+    outward
+        .or_else(|| sources().next())
+        .map(|(_, source)| source)
 }
 
 fn source_towards(target: SocketAddr) -> Option<IpAddr> {

@@ -61,13 +61,19 @@ impl Resolver {
     /// A resolver for these seeds; `grpc_port` is taken where a program names none.
     #[must_use]
     pub fn new(seeds: Vec<Seed>, grpc_port: u16) -> Resolver {
-        Resolver { seeds, grpc_port, dns: None }
+        Resolver {
+            seeds,
+            grpc_port,
+            dns: None,
+        }
     }
 
     /// Do all seeds stand in the configuration as addresses? Then they never change.
     #[must_use]
     pub fn is_static(&self) -> bool {
-        self.seeds.iter().all(|seed| matches!(seed, Seed::Address(_)))
+        self.seeds
+            .iter()
+            .all(|seed| matches!(seed, Seed::Address(_)))
     }
 
     /// The addresses now, without repetition, and what went wrong on the way.
@@ -77,7 +83,9 @@ impl Resolver {
         for seed in self.seeds.clone() {
             let answer = match timeout(SEED_TIME, self.one(&seed)).await {
                 Ok(answer) => answer,
-                Err(_) => Err(ResolveError::Slow { seed: describe(&seed) }),
+                Err(_) => Err(ResolveError::Slow {
+                    seed: describe(&seed),
+                }),
             };
             match answer {
                 Ok(found) => addresses.extend(found),
@@ -97,7 +105,10 @@ impl Resolver {
 
     /// SRV `_pgaa._tcp.<name>` where there is one, else the name's addresses.
     async fn dns(&mut self, name: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
-        let failed = |why: String| ResolveError::Dns { name: name.to_owned(), why };
+        let failed = |why: String| ResolveError::Dns {
+            name: name.to_owned(),
+            why,
+        };
         // The system's resolver first: it knows /etc/hosts, and most names have no SRV record.
         let srv = self.srv(name).await.unwrap_or_default();
         if !srv.is_empty() {
@@ -109,24 +120,40 @@ impl Resolver {
             return Ok(addresses);
         }
         let found = tokio::net::lookup_host((name, port)).await;
-        found.map(Iterator::collect).map_err(|error| failed(error.to_string()))
+        found
+            .map(Iterator::collect)
+            .map_err(|error| failed(error.to_string()))
     }
 
     async fn srv(&mut self, name: &str) -> Option<Vec<(String, u16)>> {
         if self.dns.is_none() {
             self.dns = TokioResolver::builder_tokio().ok()?.build().ok();
         }
-        let answer = self.dns.as_ref()?.srv_lookup(format!("_pgaa._tcp.{name}")).await.ok()?;
+        let answer = self
+            .dns
+            .as_ref()?
+            .srv_lookup(format!("_pgaa._tcp.{name}"))
+            .await
+            .ok()?;
         let target = |data: &RData| {
             let RData::SRV(srv) = data else { return None };
             Some((srv.target.to_utf8(), srv.port))
         };
-        Some(answer.answers().iter().filter_map(|record| target(&record.data)).collect())
+        Some(
+            answer
+                .answers()
+                .iter()
+                .filter_map(|record| target(&record.data))
+                .collect(),
+        )
     }
 
     /// One address or name a line; what follows a `#` is a comment.
     async fn exec(&mut self, program: &Path) -> Result<Vec<SocketAddr>, ResolveError> {
-        let failed = |why: String| ResolveError::Exec { program: program.to_owned(), why };
+        let failed = |why: String| ResolveError::Exec {
+            program: program.to_owned(),
+            why,
+        };
         let output = run(program).await.map_err(failed)?;
         let mut addresses = Vec::new();
         for line in output.lines() {
@@ -140,7 +167,9 @@ impl Resolver {
                 addresses.push(SocketAddr::new(ip, self.grpc_port));
             } else {
                 let (name, port) = split_port(entry, self.grpc_port).ok_or_else(|| {
-                    failed(format!("it printed {entry:?}, which is no address and no name"))
+                    failed(format!(
+                        "it printed {entry:?}, which is no address and no name"
+                    ))
                 })?;
                 let found = tokio::net::lookup_host((name, port)).await;
                 addresses.extend(found.map_err(|error| failed(format!("{name}: {error}")))?);
@@ -179,7 +208,10 @@ async fn run(program: &Path) -> Result<String, String> {
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         let mut bounded = stdout.take(EXEC_OUTPUT_MAX);
-        bounded.read_to_end(&mut output).await.map_err(|error| error.to_string())?;
+        bounded
+            .read_to_end(&mut output)
+            .await
+            .map_err(|error| error.to_string())?;
     }
     let status = child.wait().await.map_err(|error| error.to_string())?;
     if !status.success() {
@@ -203,11 +235,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_lists_addresses() {
-        let (_keep, path) = script("echo 10.0.0.1; echo '10.0.0.2:99 # second'; echo; echo 10.0.0.1");
+        let (_keep, path) =
+            script("echo 10.0.0.1; echo '10.0.0.2:99 # second'; echo; echo 10.0.0.1");
         let mut resolver = Resolver::new(vec![Seed::Exec(path)], 7432);
         let (found, errors) = resolver.resolve().await;
         assert_eq!(errors, []);
-        assert_eq!(found, ["10.0.0.1:7432".parse().unwrap(), "10.0.0.2:99".parse().unwrap()]);
+        assert_eq!(
+            found,
+            [
+                "10.0.0.1:7432".parse().unwrap(),
+                "10.0.0.2:99".parse().unwrap()
+            ]
+        );
     }
 
     #[tokio::test]

@@ -83,7 +83,9 @@ impl Postgres {
     ) -> Result<BTreeMap<String, Lsn>, SqlError> {
         let session = self.take(Purpose::Long).await?;
         let sql = sql!("origin_positions");
-        let rows = session.rows(&sql, &[&PgLsn::from(since.0), &PgLsn::from(until.0)]).await?;
+        let rows = session
+            .rows(&sql, &[&PgLsn::from(since.0), &PgLsn::from(until.0)])
+            .await?;
         let mut positions = BTreeMap::new();
         for row in &rows {
             let position: PgLsn = column(sql.name, row, 1)?;
@@ -115,7 +117,10 @@ impl Postgres {
                 return Ok(());
             }
             if waited >= GONE_WITHIN {
-                return Err(SqlError::TimedOut { what: "stopping a subscription", after: waited });
+                return Err(SqlError::TimedOut {
+                    what: "stopping a subscription",
+                    after: waited,
+                });
             }
             sleep(LOOK).await;
             waited += LOOK;
@@ -133,11 +138,15 @@ impl Postgres {
         session.begin().await?;
         for (subscription, start) in starts {
             let start = PgLsn::from(start.0);
-            session.row(&sql!("subscription_advance"), &[subscription, &start]).await?;
+            session
+                .row(&sql!("subscription_advance"), &[subscription, &start])
+                .await?;
         }
         session.rows(&sql!("forward_nothing"), &[&through]).await?;
         for subscription in starts.keys().map(String::as_str).chain([through]) {
-            session.row(&sql!("subscription_enable"), &[&subscription]).await?;
+            session
+                .row(&sql!("subscription_enable"), &[&subscription])
+                .await?;
         }
         session.commit().await?;
         self.give_back(session);
@@ -190,7 +199,9 @@ impl Postgres {
     pub async fn drop_user_objects(&self) -> Result<(), SqlError> {
         let session = self.take(Purpose::Long).await?;
         session.begin().await?;
-        session.run_written(&sql!("user_objects_drop_ddl"), &[]).await?;
+        session
+            .run_written(&sql!("user_objects_drop_ddl"), &[])
+            .await?;
         let public = sql!("public_schema");
         session.script(public.name, public.text).await?;
         session.commit().await?;

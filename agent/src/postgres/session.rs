@@ -3,6 +3,7 @@
 //! A session that met an error is thrown away, never repaired: a half-done transaction ends with
 //! its connection. Must not know what the statements mean.
 
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +12,6 @@ use thiserror::Error;
 use tokio::task::AbortHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use bytes::Bytes;
 use tokio_postgres::{Client, Config, CopyInSink, NoTls, Row, Statement};
 
 /// The name every connection of ours shows in `pg_stat_activity`.
@@ -141,7 +141,11 @@ impl SqlError {
             if sqlstate == SqlState::INVALID_CATALOG_NAME.code())
     }
 
-    pub(super) fn from_driver(what: &'static str, after: Duration, source: tokio_postgres::Error) -> SqlError {
+    pub(super) fn from_driver(
+        what: &'static str,
+        after: Duration,
+        source: tokio_postgres::Error,
+    ) -> SqlError {
         let Some(error) = source.as_db_error() else {
             return SqlError::Lost { what, source };
         };
@@ -217,7 +221,10 @@ impl Purpose {
                 statement_ms: 60_000,
                 lock_ms: 10_000,
             },
-            Purpose::Copy => Limits { statement_ms: 0, lock_ms: 10_000 },
+            Purpose::Copy => Limits {
+                statement_ms: 0,
+                lock_ms: 10_000,
+            },
             Purpose::Beat => Limits {
                 statement_ms: 3_000,
                 lock_ms: 1_000,

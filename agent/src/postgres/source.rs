@@ -81,12 +81,21 @@ impl Source {
     pub fn new(settings: &Settings, conninfo: String, local: String) -> Source {
         let bin_dir = settings.postgres.bin_dir.clone();
         let database = settings.policy.database.clone();
-        Source { bin_dir, database, conninfo, local }
+        Source {
+            bin_dir,
+            database,
+            conninfo,
+            local,
+        }
     }
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin_dir.join(program));
-        command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         // What the agent was started with must not change what these programs do.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("PG")) {
@@ -98,49 +107,84 @@ impl Source {
 
     fn psql(&self, conninfo: &str) -> Command {
         let mut command = self.command("psql");
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", conninfo]);
+        command.args([
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            conninfo,
+        ]);
         command
     }
 
     /// Makes the logical slot `slot` on the source, with a snapshot of exactly its position.
     /// `slot` is a name that pglogical made: letters, digits and underscores.
     pub async fn export(&self, slot: &str) -> Result<Snapshot, SourceError> {
-        let unexpected = |found: String| SourceError::Unexpected { program: "psql", found };
+        let unexpected = |found: String| SourceError::Unexpected {
+            program: "psql",
+            found,
+        };
         let mut command = self.psql(&format!("{} replication='database'", self.conninfo));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut session = spawn(&mut command, &self.bin_dir.join("psql"))?;
         let (Some(mut input), Some(output)) = (session.stdin.take(), session.stdout.take()) else {
             return Err(unexpected(String::new()));
         };
-        let statement =
-            format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pglogical_output EXPORT_SNAPSHOT;\n");
+        let statement = format!(
+            "CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pglogical_output EXPORT_SNAPSHOT;\n"
+        );
         let sent = input.write_all(statement.as_bytes()).await;
         let mut line = String::new();
         let read = BufReader::new(output).read_line(&mut line).await;
         if sent.is_err() || read.is_err() || line.is_empty() {
             let complaint = complaint(&mut session).await;
-            return Err(SourceError::Failed { program: "psql", complaint });
+            return Err(SourceError::Failed {
+                program: "psql",
+                complaint,
+            });
         }
         let fields: Vec<&str> = line.trim().split('|').collect();
-        let [_, position, name, _] = fields.as_slice() else { return Err(unexpected(line)) };
+        let [_, position, name, _] = fields.as_slice() else {
+            return Err(unexpected(line));
+        };
         let position = position.parse().map_err(|_| unexpected(line.clone()))?;
-        Ok(Snapshot { name: (*name).to_owned(), position, _session: session, _input: input })
+        Ok(Snapshot {
+            name: (*name).to_owned(),
+            position,
+            _session: session,
+            _input: input,
+        })
     }
 
     /// Dumps the structure of the user's schemas under a snapshot.
     pub async fn dump_structure(&self, snapshot: &str, to: &Path) -> Result<(), SourceError> {
         let mut command = self.command("pg_dump");
-        command.arg("--format=custom").arg("--schema-only").arg("--no-publications");
-        command.arg("--no-subscriptions").arg("--exclude-schema=pgaa");
-        command.arg("--exclude-schema=pglogical").arg(format!("--snapshot={snapshot}"));
-        command.arg("--file").arg(to).arg(format!("--dbname={}", self.conninfo));
+        command
+            .arg("--format=custom")
+            .arg("--schema-only")
+            .arg("--no-publications");
+        command
+            .arg("--no-subscriptions")
+            .arg("--exclude-schema=pgaa");
+        command
+            .arg("--exclude-schema=pglogical")
+            .arg(format!("--snapshot={snapshot}"));
+        command
+            .arg("--file")
+            .arg(to)
+            .arg(format!("--dbname={}", self.conninfo));
         self.finish("pg_dump", command).await.map(|_| ())
     }
 
     /// Restores one section of a dumped structure here: "pre-data" or "post-data".
     pub async fn restore_structure(&self, section: &str, from: &Path) -> Result<(), SourceError> {
         let mut command = self.command("pg_restore");
-        command.arg(format!("--section={section}")).arg("--exit-on-error");
+        command
+            .arg(format!("--section={section}"))
+            .arg("--exit-on-error");
         command.arg(format!("--dbname={}", self.local)).arg(from);
         self.finish("pg_restore", command).await.map(|_| ())
     }
@@ -150,12 +194,14 @@ impl Source {
     pub async fn copy_roles(&self) -> Result<(), SourceError> {
         let mut dump = self.command("pg_dumpall");
         // The mesh's role is let into the mesh's database alone.
-        dump.arg("--roles-only").arg(format!("--database={}", self.database));
+        dump.arg("--roles-only")
+            .arg(format!("--database={}", self.database));
         dump.arg(format!("--dbname={}", self.conninfo));
         dump.stdout(Stdio::piped());
         let text = self.finish("pg_dumpall", dump).await?;
         let mut load = self.command("psql");
-        load.args(["-X", "-q", "-d", &self.local]).stdin(Stdio::piped());
+        load.args(["-X", "-q", "-d", &self.local])
+            .stdin(Stdio::piped());
         let mut child = spawn(&mut load, &self.bin_dir.join("psql"))?;
         if let Some(mut input) = child.stdin.take() {
             // Roles that exist make CREATE ROLE fail; the ALTER ROLE that follows counts.
@@ -172,24 +218,36 @@ impl Source {
         query: &str,
     ) -> Result<Vec<Vec<String>>, SourceError> {
         let mut command = self.psql(&self.conninfo);
-        command.stdout(Stdio::piped()).args(["-F", "\x1f", "-R", "\x1e"]);
+        command
+            .stdout(Stdio::piped())
+            .args(["-F", "\x1f", "-R", "\x1e"]);
         if let Some(snapshot) = snapshot {
             command.arg("-c").arg(begin(snapshot));
         }
         command.arg("-c").arg(query);
         let output = self.finish("psql", command).await?;
         let text = String::from_utf8_lossy(&output);
-        let rows = text.trim_end_matches('\n').split('\x1e').filter(|row| !row.is_empty());
-        Ok(rows.map(|row| row.split('\x1f').map(str::to_owned).collect()).collect())
+        let rows = text
+            .trim_end_matches('\n')
+            .split('\x1e')
+            .filter(|row| !row.is_empty());
+        Ok(rows
+            .map(|row| row.split('\x1f').map(str::to_owned).collect())
+            .collect())
     }
 
     /// The replicated tables, largest first.
     pub async fn tables(&self, snapshot: &str) -> Result<Vec<SourceTable>, SourceError> {
-        let rows = self.rows(Some(snapshot), include_str!("sql/source_tables.sql")).await?;
+        let rows = self
+            .rows(Some(snapshot), include_str!("sql/source_tables.sql"))
+            .await?;
         let mut tables = Vec::new();
         for row in rows {
             let [name, bytes, copy_out, copy_in] = row.as_slice() else {
-                return Err(SourceError::Unexpected { program: "psql", found: row.join(" | ") });
+                return Err(SourceError::Unexpected {
+                    program: "psql",
+                    found: row.join(" | "),
+                });
             };
             tables.push(SourceTable {
                 name: name.clone(),
@@ -203,13 +261,20 @@ impl Source {
 
     /// The names of the replicated tables now.
     pub async fn replicated(&self) -> Result<Vec<String>, SourceError> {
-        let rows = self.rows(None, include_str!("sql/source_tables.sql")).await?;
-        Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).collect())
+        let rows = self
+            .rows(None, include_str!("sql/source_tables.sql"))
+            .await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next())
+            .collect())
     }
 
     /// Statements that bring the sequences here to the source's values.
     pub async fn copy_sequences(&self) -> Result<(), SourceError> {
-        let rows = self.rows(None, include_str!("sql/source_sequences.sql")).await?;
+        let rows = self
+            .rows(None, include_str!("sql/source_sequences.sql"))
+            .await?;
         let text: Vec<String> = rows.into_iter().flatten().collect();
         if text.is_empty() {
             return Ok(());
@@ -227,18 +292,21 @@ impl Source {
     }
 
     /// Starts to copy one table out; what the child prints is the table in COPY's binary format.
-    pub fn copy_out(
-        &self,
-        snapshot: &str,
-        table: &SourceTable,
-    ) -> Result<CopyOut, SourceError> {
+    pub fn copy_out(&self, snapshot: &str, table: &SourceTable) -> Result<CopyOut, SourceError> {
         let mut command = self.psql(&self.conninfo);
         command.stdout(Stdio::piped());
-        command.arg("-c").arg(begin(snapshot)).arg("-c").arg(&table.copy_out);
+        command
+            .arg("-c")
+            .arg(begin(snapshot))
+            .arg("-c")
+            .arg(&table.copy_out);
         let mut child = spawn(&mut command, &self.bin_dir.join("psql"))?;
         match child.stdout.take() {
             Some(rows) => Ok(CopyOut { child, rows }),
-            None => Err(SourceError::Unexpected { program: "psql", found: String::new() }),
+            None => Err(SourceError::Unexpected {
+                program: "psql",
+                found: String::new(),
+            }),
         }
     }
 
@@ -291,7 +359,10 @@ impl CopyOut {
             Ok(status) if status.success() => Ok(()),
             Ok(_) | Err(_) => {
                 let complaint = complaint(&mut self.child).await;
-                Err(SourceError::Failed { program: "psql", complaint })
+                Err(SourceError::Failed {
+                    program: "psql",
+                    complaint,
+                })
             }
         }
     }
@@ -299,17 +370,18 @@ impl CopyOut {
 
 /// The name of a snapshot comes from the source; nothing but its own alphabet is let through.
 fn begin(snapshot: &str) -> String {
-    let name: String =
-        snapshot.chars().filter(|c| c.is_ascii_hexdigit() || *c == '-').collect();
-    format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{name}'"
-    )
+    let name: String = snapshot
+        .chars()
+        .filter(|c| c.is_ascii_hexdigit() || *c == '-')
+        .collect();
+    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{name}'")
 }
 
 fn spawn(command: &mut Command, program: &Path) -> Result<Child, SourceError> {
-    command
-        .spawn()
-        .map_err(|source| SourceError::Run { program: program.to_owned(), source })
+    command.spawn().map_err(|source| SourceError::Run {
+        program: program.to_owned(),
+        source,
+    })
 }
 
 /// What a child had to say before it ended.

@@ -22,7 +22,11 @@ fn source_server(node: &Node, source: &Member) -> anyhow::Result<Source> {
 
 /// Copies everything. Returns the position in the source's WAL from which changes go on.
 pub async fn copy(node: &Arc<Node>, source: &Member) -> anyhow::Result<Lsn> {
-    let epoch = node.local.borrow().epoch.context("the database is not prepared")?;
+    let epoch = node
+        .local
+        .borrow()
+        .epoch
+        .context("the database is not prepared")?;
     let provider = pglogical_node_name(source.node, source.epoch);
     let subscription = subscription_name((node.id(), epoch), (source.node, source.epoch));
     let slot = node.postgres.slot_name(&provider, &subscription).await?;
@@ -30,7 +34,10 @@ pub async fn copy(node: &Arc<Node>, source: &Member) -> anyhow::Result<Lsn> {
     let server = source_server(node, source)?;
     // The snapshot lives as long as this value.
     let snapshot = server.export(&slot).await.with_context(|| {
-        format!("{} gives no slot: are there old or prepared transactions?", source.name)
+        format!(
+            "{} gives no slot: are there old or prepared transactions?",
+            source.name
+        )
     })?;
     let dump = node.settings.paths.state_dir.join("join.dump");
     server.copy_roles().await?;
@@ -56,7 +63,11 @@ async fn copy_tables(
     let origin = format!("pgaa_copy_{}", node.id().0.simple());
     let session = node.postgres.copy_session(&origin).await?;
     let total = tables.iter().map(|table| table.bytes).sum();
-    let mut meter = Meter { started: node.clocks.mono(), done: 0, total };
+    let mut meter = Meter {
+        started: node.clocks.mono(),
+        done: 0,
+        total,
+    };
     for table in tables {
         copy_table(node, server, snapshot, (table, &session, &mut meter)).await?;
     }
@@ -101,11 +112,15 @@ async fn copy_table(
             break;
         }
         into.send(chunk.freeze()).await?;
-        meter.done = meter.done.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        meter.done = meter
+            .done
+            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         meter.report(node, &table.name);
     }
     // Nothing is committed here unless all of it was sent there.
-    out.finish().await.with_context(|| format!("copying {} was cut short", table.name))?;
+    out.finish()
+        .await
+        .with_context(|| format!("copying {} was cut short", table.name))?;
     into.finish().await?;
     session.commit().await?;
     Ok(())

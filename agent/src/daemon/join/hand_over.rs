@@ -23,7 +23,11 @@ const STARTED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 fn me(node: &Node) -> anyhow::Result<(NodeId, DataEpoch)> {
-    let epoch = node.local.borrow().epoch.context("the database is not prepared")?;
+    let epoch = node
+        .local
+        .borrow()
+        .epoch
+        .context("the database is not prepared")?;
     Ok((node.id(), epoch))
 }
 
@@ -37,7 +41,8 @@ pub async fn catch_up(
 ) -> anyhow::Result<()> {
     let name = subscription_name(me(node)?, (source.node, source.epoch));
     let sql = &node.postgres;
-    sql.create_subscription_disabled(&name, &source.dsn, Forward::All, Some(start)).await?;
+    sql.create_subscription_disabled(&name, &source.dsn, Forward::All, Some(start))
+        .await?;
     sql.enable(&[name.as_str()]).await?;
     sql.start_workers(&[name.as_str()], STARTED_WITHIN).await?;
     let beat = heartbeat(held.step(node, source, Step::Beat).await?)?;
@@ -102,7 +107,10 @@ pub async fn hand_over(
     let until = node.postgres.origin_progress(&through).await?;
     let positions = match others.is_empty() {
         true => BTreeMap::new(),
-        false => match held.step(node, source, Step::OriginPositions { since, until }).await? {
+        false => match held
+            .step(node, source, Step::OriginPositions { since, until })
+            .await?
+        {
             StepAnswer::Origins(origins) => origins,
             StepAnswer::Done | StepAnswer::Position(_) | StepAnswer::Heartbeat(_) => {
                 bail!("the source answered something else than was asked")
@@ -111,8 +119,14 @@ pub async fn hand_over(
     };
     let starts = starts(node, source, &others, &positions)?;
     node.postgres.hand_over(&through, &starts).await?;
-    let streams: Vec<&str> = starts.keys().map(String::as_str).chain([through.as_str()]).collect();
-    node.postgres.start_workers(&streams, STARTED_WITHIN).await?;
+    let streams: Vec<&str> = starts
+        .keys()
+        .map(String::as_str)
+        .chain([through.as_str()])
+        .collect();
+    node.postgres
+        .start_workers(&streams, STARTED_WITHIN)
+        .await?;
     for member in members {
         let beat = heartbeat(held.step(node, member, Step::Beat).await?)?;
         arrival(node, member, beat).await?;
@@ -123,9 +137,18 @@ pub async fn hand_over(
 /// A slot on a member, and the subscription that will read it, disabled.
 async fn prepare(node: &Arc<Node>, held: &Held, member: &Member) -> anyhow::Result<()> {
     let name = subscription_name(me(node)?, (member.node, member.epoch));
-    held.step(node, member, Step::CreateSlot { subscription: name.clone() }).await?;
+    held.step(
+        node,
+        member,
+        Step::CreateSlot {
+            subscription: name.clone(),
+        },
+    )
+    .await?;
     let forward = Forward::Nothing;
-    node.postgres.create_subscription_disabled(&name, &member.dsn, forward, None).await?;
+    node.postgres
+        .create_subscription_disabled(&name, &member.dsn, forward, None)
+        .await?;
     Ok(())
 }
 
@@ -149,7 +172,10 @@ fn starts(
             .find(|(origin, _)| origin.ends_with(&suffix))
             .map(|(_, position)| *position)
             .with_context(|| {
-                format!("{} can't tell how far it had followed {}", source.name, member.name)
+                format!(
+                    "{} can't tell how far it had followed {}",
+                    source.name, member.name
+                )
             })?;
         starts.insert(subscription_name(me, theirs), start);
     }

@@ -45,7 +45,10 @@ impl Held {
     async fn acquire_all(&mut self, node: &Arc<Node>) -> anyhow::Result<()> {
         let mut ordinals = Vec::new();
         loop {
-            let roster = node.knowledge.roster().context("this node is in no cluster")?;
+            let roster = node
+                .knowledge
+                .roster()
+                .context("this node is in no cluster")?;
             ordinals.push(roster.next_ordinal());
             let members = roster.members().into_iter();
             let next = members
@@ -74,14 +77,23 @@ impl Held {
         let Some(record) = roster.records.get(&member) else {
             bail!("{name} has never been heard of; if it is lost: pgaa-agent forget {member}");
         };
-        let ask = LeaseAsk { joiner: node.id(), epoch: 0, kind: LeaseKind::Acquire, ttl: TTL };
+        let ask = LeaseAsk {
+            joiner: node.id(),
+            epoch: 0,
+            kind: LeaseKind::Acquire,
+            ttl: TTL,
+        };
         let address = record.endpoints.grpc;
-        let answer = node.peers.lease(member, address, ask).await.with_context(|| {
-            format!(
-                "{name} does not answer, and every member must agree to a join; if it is lost \
+        let answer = node
+            .peers
+            .lease(member, address, ask)
+            .await
+            .with_context(|| {
+                format!(
+                    "{name} does not answer, and every member must agree to a join; if it is lost \
                  for ever: pgaa-agent forget {name}, on any member"
-            )
-        })?;
+                )
+            })?;
         match answer.verdict {
             LeaseVerdict::Granted => {
                 self.epochs.insert(member, (address, answer.epoch));
@@ -107,7 +119,10 @@ impl Held {
                     Ok(answer) => match answer.verdict {
                         LeaseVerdict::Granted => None,
                         LeaseVerdict::Denied { reason, .. } => {
-                            return anyhow::anyhow!("the lease of {} is lost: {reason}", member.short());
+                            return anyhow::anyhow!(
+                                "the lease of {} is lost: {reason}",
+                                member.short()
+                            );
                         }
                     },
                     Err(error) => Some(error),
@@ -131,7 +146,10 @@ impl Held {
                 ttl: TTL,
             };
             if let Err(error) = node.peers.lease(*member, *address, ask).await {
-                debug!("the lease of {} runs out by itself: {error}", member.short());
+                debug!(
+                    "the lease of {} runs out by itself: {error}",
+                    member.short()
+                );
             }
         }
     }
@@ -147,7 +165,11 @@ impl Held {
             .epochs
             .get(&member.node)
             .with_context(|| format!("{} became ready during this join", member.name))?;
-        let ask = StepAsk { joiner: node.id(), epoch: *epoch, step };
+        let ask = StepAsk {
+            joiner: node.id(),
+            epoch: *epoch,
+            step,
+        };
         let answer = node.peers.join_step(member.node, *address, ask).await;
         answer.with_context(|| format!("{} could not do its part", member.name))
     }

@@ -129,8 +129,14 @@ async fn fill(node: &Arc<Node>, held: &Held) -> anyhow::Result<()> {
 
 /// Every other member that takes part in the mesh now.
 fn members(node: &Node) -> anyhow::Result<Vec<Member>> {
-    let roster = node.knowledge.roster().context("this node is in no cluster")?;
-    let others = roster.records.values().filter(|record| record.node != node.id());
+    let roster = node
+        .knowledge
+        .roster()
+        .context("this node is in no cluster")?;
+    let others = roster
+        .records
+        .values()
+        .filter(|record| record.node != node.id());
     let mut members = Vec::new();
     for record in others.filter(|record| record.state == NodeState::Ready) {
         members.push(member(node, record)?);
