@@ -1,7 +1,8 @@
 //! The few irreversible facts of a node's life: all that is stored, the rest is derived.
 
-use crate::ids::Ordinal;
+use crate::ids::{NodeId, Ordinal};
 use crate::record::JoinPhase;
+use crate::roster::Decree;
 use serde::{Deserialize, Serialize};
 
 /// How far this node's life has come. Persisted by the shell before it is acted on.
@@ -42,6 +43,17 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// The stage in which a node begins its membership, however it heard of the founding: those
+    /// that the decree names make their edges side by side, unless its founder holds the data
+    /// they must copy first.
+    #[must_use]
+    pub fn enrolled(decree: &Decree, me: NodeId) -> Stage {
+        match decree.member(me) {
+            Some(_) if !decree.founder_holds_data => Stage::Founding,
+            Some(_) | None => Stage::Joining(JoinPhase::Leasing),
+        }
+    }
+
     /// May applications have written here as a member of the mesh?
     #[must_use]
     pub fn took_writes(self) -> bool {

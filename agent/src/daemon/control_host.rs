@@ -7,6 +7,7 @@ use crate::events::{Events, Severity};
 use crate::postgres::{self, Gate};
 use crate::trust::TokenId;
 use anyhow::{Context, bail};
+use pgaa_core::founding::Released;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::Stage;
 use pgaa_core::status::StatusReport;
@@ -187,6 +188,7 @@ fn found_only_me(node: &Node, holder: Option<NodeId>) -> anyhow::Result<ActOutco
     let step = machine.found_only_me(now, holder, &mut Uuid::new_v4)?;
     if step.persist {
         node.store.set_founding(machine.durable())?;
+        machine.saved();
     }
     drop(machine);
     node.founding_changed.notify_one();
@@ -217,11 +219,18 @@ fn promise_show(node: &Node) -> anyhow::Result<ActOutcome> {
 fn promise_release(node: &Node, candidate: NodeId) -> anyhow::Result<ActOutcome> {
     let now = node.clocks.mono();
     let mut machine = node.founding();
-    machine.release_promise(now, candidate)?;
+    let released = machine.release_promise(now, candidate)?;
     node.store.set_founding(machine.durable())?;
+    machine.saved();
     drop(machine);
     node.founding_changed.notify_one();
-    let text = format!("the promise to {candidate} is void");
+    let text = match released {
+        Released::Promise => format!("the promise to {candidate} is void"),
+        Released::Decree => format!(
+            "the founding by {candidate} is void here; repeat this on every founding member, \
+             then: systemctl restart pgaa-agent"
+        ),
+    };
     node.event(Severity::Warning, "promise_released", text.clone());
     Ok(ActOutcome::done(text))
 }

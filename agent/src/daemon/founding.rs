@@ -1,6 +1,5 @@
 //! Drives the founding machine: dials seeds, carries questions and answers, and turns a standing
-//! into membership (CA and certificate, or enrolment). Runs until this node is a member and, on
-//! the founder, until every founding member was told.
+//! into membership (CA and certificate, or enrolment).
 //!
 //! Must not decide who founds: `pgaa_core::founding` does.
 
@@ -15,7 +14,6 @@ use log::{info, warn};
 use pgaa_core::founding::{self, Hello, Standing};
 use pgaa_core::ids::{ClusterId, NodeId};
 use pgaa_core::life::Stage;
-use pgaa_core::record::JoinPhase;
 use pgaa_core::roster::{Decree, Roster};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +24,15 @@ use uuid::Uuid;
 /// Between two ticks that nothing wakes.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Between two looks at seeds that may change.
+/// Between two ticks of a member, whose founding is over: it still tells machines at the seeds,
+/// which may have been made anew, that there is a cluster.
+const TICK_OF_A_MEMBER: Duration = Duration::from_secs(5);
+
+/// Between two looks at seeds that may change,
 const RESOLVE_PERIOD: Duration = Duration::from_secs(5);
+
+/// and between two such looks of a member.
+const RESOLVE_PERIOD_OF_A_MEMBER: Duration = Duration::from_secs(60);
 
 /// Between two attempts to enrol.
 const ENROL_PAUSE: Duration = Duration::from_millis(300);
@@ -37,20 +42,23 @@ const TOKEN_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
 
 type Reply = (founding::Ask, Result<(NodeId, founding::Response), String>);
 
-/// Runs the founding to its end.
+/// Runs until the task is dropped.
 pub async fn run(node: Arc<Node>) {
     let network = &node.settings.network;
     let mut resolver = Resolver::new(node.settings.seeds.clone(), network.grpc_port);
     let mut asking: JoinSet<Reply> = JoinSet::new();
     let mut resolved_at = None;
+    let (mut pause, mut resolve_period) = (TICK, RESOLVE_PERIOD);
     loop {
         let now = node.clocks.mono();
-        if resolved_at.is_none_or(|at| now.since(at) >= RESOLVE_PERIOD) {
+        if resolved_at.is_none_or(|at| now.since(at) >= resolve_period) {
             resolve(&node, &mut resolver).await;
             resolved_at = Some(now);
         }
         match tick(&node, &mut asking).await {
-            Ok(true) => break,
+            Ok(true) => {
+                (pause, resolve_period) = (TICK_OF_A_MEMBER, RESOLVE_PERIOD_OF_A_MEMBER);
+            }
             Ok(false) => {}
             Err(error) => {
                 node.event(Severity::Warning, "founding_failed", format!("{error:#}"));
@@ -60,7 +68,7 @@ pub async fn run(node: Arc<Node>) {
         tokio::select! {
             Some(Ok(reply)) = asking.join_next(), if !asking.is_empty() => take(&node, reply),
             () = node.founding_changed.notified() => {}
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -95,17 +103,9 @@ async fn tick(node: &Arc<Node>, asking: &mut JoinSet<Reply>) -> anyhow::Result<b
         machine.set_me(hello.clone());
         let step = machine.tick(now, &mut Uuid::new_v4);
         if step.persist {
-            // On failure the machine knows more than the disk: it must not go on.
-            if let Err(error) = node.store.set_founding(machine.durable()) {
-                *machine = founding::Founding::restore(
-                    hello,
-                    &node.settings.policy,
-                    node.store
-                        .founding()
-                        .context("the founding state can't be read back")?,
-                );
-                return Err(error).context("the founding state can't be stored");
-            }
+            let stored = node.store.set_founding(machine.durable());
+            stored.context("the founding state can't be stored")?;
+            machine.saved();
         }
         (step, machine.standing(now))
     };
@@ -128,17 +128,13 @@ async fn settle(node: &Arc<Node>, standing: Standing) -> anyhow::Result<bool> {
         Standing::Decreed(decree) => {
             if !member {
                 let via = addresses_of(node, &decree);
-                let stage = match decree.founder_holds_data {
-                    true => Stage::Joining(JoinPhase::Leasing),
-                    false => Stage::Founding,
-                };
-                enrol(node, &via, stage, decree.cluster).await?;
+                enrol(node, &via, decree.cluster).await?;
             }
             Ok(true)
         }
         Standing::ClusterFound { cluster, via } => {
             if !member {
-                enrol(node, &via, Stage::Joining(JoinPhase::Leasing), cluster).await?;
+                enrol(node, &via, cluster).await?;
             }
             Ok(true)
         }
@@ -229,7 +225,6 @@ fn found(node: &Node, decree: Decree) -> anyhow::Result<()> {
 async fn enrol(
     node: &Arc<Node>,
     via: &[(NodeId, SocketAddr)],
-    stage: Stage,
     cluster: ClusterId,
 ) -> anyhow::Result<()> {
     let hello = node.hello().context("the database is not prepared yet")?;
@@ -238,7 +233,7 @@ async fn enrol(
         match enrol_with(node, *address, &hello).await {
             Ok(enrolled) => {
                 let text = format!("enrolled in cluster {cluster} by {}", member.short());
-                install(node, enrolled, stage, cluster)?;
+                install(node, enrolled, cluster)?;
                 node.event(Severity::Info, "enrolled", text);
                 return Ok(());
             }
@@ -264,12 +259,7 @@ async fn enrol_with(node: &Node, address: SocketAddr, hello: &Hello) -> anyhow::
     }
 }
 
-fn install(
-    node: &Node,
-    enrolled: Enrolled,
-    stage: Stage,
-    cluster: ClusterId,
-) -> anyhow::Result<()> {
+fn install(node: &Node, enrolled: Enrolled, cluster: ClusterId) -> anyhow::Result<()> {
     let now = node.clocks.now();
     if enrolled.roster.decree.cluster != cluster {
         bail!(
@@ -283,6 +273,7 @@ fn install(
     enrolled.keyring.store(&node.settings.paths.state_dir)?;
     node.keyring.send_replace(Some(enrolled.keyring));
     // The stage first: a roster without a stage would look like a member that is ready.
+    let stage = Stage::enrolled(&enrolled.roster.decree, node.id());
     node.knowledge.enter(stage)?;
     node.knowledge.adopt(enrolled.roster, now)?;
     node.enrolled.notify_waiters();

@@ -243,10 +243,7 @@ async fn spawn(
     endless(&mut tasks, "join", join::run(Arc::clone(node)));
     endless(&mut tasks, "leases", lease::expire(Arc::clone(node)));
     let (founder, addresses) = (Arc::clone(node), Arc::clone(node));
-    endless(&mut tasks, "founding", async move {
-        founding::run(founder).await;
-        std::future::pending().await
-    });
+    endless(&mut tasks, "founding", founding::run(founder));
     endless(&mut tasks, "address", async move {
         rhythm::watch_address(addresses).await;
         std::future::pending().await

@@ -35,9 +35,12 @@ impl PairingHost for Answers {
         machine.set_me(hello);
         let (response, persist) = machine.request(now, from, &request);
         // What was promised must be on disk before the promise leaves.
-        if persist && let Err(error) = node.store.set_founding(machine.durable()) {
-            log::error!("a promise could not be stored, so none is given: {error}");
-            return refuse("this node can't store its promise; see its log");
+        if persist {
+            if let Err(error) = node.store.set_founding(machine.durable()) {
+                log::error!("a promise could not be stored, so none is given: {error}");
+                return refuse("this node can't store its promise; see its log");
+            }
+            machine.saved();
         }
         drop(machine);
         node.founding_changed.notify_one();

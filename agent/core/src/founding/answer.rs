@@ -14,43 +14,42 @@ const SEEN_MAX: usize = 256;
 
 impl Founding {
     /// Answers a question that `from` asked, as the connection proved. When the second value is
-    /// true, [`Founding::durable`] must be on disk before the answer is sent.
+    /// true, [`Founding::durable`] must be on disk, and [`Founding::saved`] called, before the
+    /// answer is sent; if it can't be written, no answer may be sent.
     pub fn request(&mut self, now: Mono, from: NodeId, request: &Request) -> (Response, bool) {
-        match request {
+        let response = match request {
             Request::Hello(hello) => {
                 self.book.observe(now, &self.me, from, hello);
-                (Response::Hello(self.hello()), false)
+                Response::Hello(self.hello())
             }
             Request::AskPromise { hello, ballot } => {
                 self.book.observe(now, &self.me, from, hello);
                 match self.may_promise(now, from, hello, *ballot) {
-                    Ok(()) => (
-                        Response::Promised { ballot: *ballot },
-                        self.promise(hello, *ballot),
-                    ),
-                    Err((holder, reason)) => (Response::PromiseHeld { holder, reason }, false),
+                    Ok(()) => {
+                        self.promise(hello, *ballot);
+                        Response::Promised { ballot: *ballot }
+                    }
+                    Err((holder, reason)) => Response::PromiseHeld { holder, reason },
                 }
             }
             Request::ReleasePromise { candidate, ballot } => {
-                let changed = *candidate == from && self.void(*candidate, *ballot);
-                (Response::Released, changed)
+                if *candidate == from {
+                    self.void(*candidate, *ballot);
+                }
+                Response::Released
             }
             Request::Decree(decree) => match self.may_obey(from, decree) {
-                Ok(changed) => {
-                    if changed {
-                        self.obey(decree);
-                    }
-                    (Response::Accepted, changed)
+                Ok(()) => {
+                    self.obey(decree);
+                    Response::Accepted
                 }
-                Err(reason) => (
-                    Response::PromiseHeld {
-                        holder: self.me.node,
-                        reason,
-                    },
-                    false,
-                ),
+                Err(reason) => Response::PromiseHeld {
+                    holder: self.me.node,
+                    reason,
+                },
             },
-        }
+        };
+        (response, self.unsaved)
     }
 
     /// Says why not, and who has the promise.
@@ -136,8 +135,8 @@ impl Founding {
     }
 
     /// Gives the promise. A candidacy of our own ends with it, and what others promised us is
-    /// released as soon as they say so. Returns whether anything changed.
-    fn promise(&mut self, asker: &Hello, ballot: Ballot) -> bool {
+    /// released as soon as they say so.
+    fn promise(&mut self, asker: &Hello, ballot: Ballot) {
         let promise = Promise {
             candidate: asker.node,
             ballot,
@@ -146,15 +145,13 @@ impl Founding {
         };
         self.candidacy = None;
         self.durable.seen.insert(asker.node, ballot);
-        let changed = self.durable.promise.as_ref() != Some(&promise);
+        self.unsaved |= self.durable.promise.as_ref() != Some(&promise);
         self.durable.promise = Some(promise);
-        changed
     }
 
     /// Voids what was promised to a candidate for this ballot or an earlier one, and remembers
-    /// the ballot, so that a question still on its way is recognised. Returns whether anything
-    /// changed.
-    pub(super) fn void(&mut self, candidate: NodeId, ballot: Ballot) -> bool {
+    /// the ballot, so that a question still on its way is recognised.
+    pub(super) fn void(&mut self, candidate: NodeId, ballot: Ballot) {
         let held = self.durable.promise.as_ref();
         let voided = held.is_some_and(|p| p.candidate == candidate && p.ballot <= ballot);
         if voided {
@@ -170,21 +167,20 @@ impl Founding {
         if news {
             self.durable.seen.insert(candidate, ballot);
         }
-        voided || news
+        self.unsaved |= voided || news;
     }
 
     /// A decree is a fact: it was minted with this node's promise, and refusing can't undo it,
     /// while obeying makes this node answer as a member, which stops every other candidate. So a
     /// node obeys whatever it has promised since (an operator may have released its promise),
-    /// unless it already belongs to another cluster or rows have come into its tables. Returns
-    /// whether it is news.
-    fn may_obey(&self, from: NodeId, decree: &Decree) -> Result<bool, String> {
+    /// unless it already belongs to another cluster or rows have come into its tables.
+    fn may_obey(&self, from: NodeId, decree: &Decree) -> Result<(), String> {
         if decree.founder != from || decree.cluster_name != self.me.cluster_name {
             return Err("only the founder of the same cluster name can say so".to_owned());
         }
         if let Some(ours) = self.cluster() {
             return match ours == decree.cluster {
-                true => Ok(false),
+                true => Ok(()),
                 false => Err(format!(
                     "is a member of cluster {ours}, and {} is another: two clusters never merge; \
                      empty one side's nodes and let them join the other",
@@ -196,7 +192,7 @@ impl Founding {
             return Err("is not named in the decree".to_owned());
         }
         match self.me.data {
-            DataHeld::Empty => Ok(true),
+            DataHeld::Empty => Ok(()),
             DataHeld::Unknown => Err("its PostgreSQL has not been looked at yet".to_owned()),
             DataHeld::Rows => Err(
                 "rows have come into its tables since it promised; empty them, \
@@ -207,8 +203,12 @@ impl Founding {
     }
 
     fn obey(&mut self, decree: &Decree) {
+        if self.cluster().is_some() {
+            return;
+        }
         self.durable.decree = Some(decree.clone());
         self.durable.promise = None;
         self.candidacy = None;
+        self.unsaved = true;
     }
 }

@@ -50,15 +50,11 @@ impl Founding {
         }
     }
 
-    pub(super) fn mint(&mut self, uuids: &mut dyn FnMut() -> Uuid) -> bool {
-        let Some(candidacy) = &self.candidacy else {
-            return false;
-        };
-        let Some(members) = self.founders(&candidacy.granted) else {
-            return false;
-        };
-        self.found_with(&members, uuids);
-        true
+    pub(super) fn mint(&mut self, uuids: &mut dyn FnMut() -> Uuid) {
+        let candidacy = self.candidacy.as_ref();
+        if let Some(members) = candidacy.and_then(|c| self.founders(&c.granted)) {
+            self.found_with(&members, uuids);
+        }
     }
 
     /// The founding members, if those who have promised are enough.
@@ -112,5 +108,6 @@ impl Founding {
         });
         self.candidacy = None;
         self.durable.promise = None;
+        self.unsaved = true;
     }
 }

@@ -60,8 +60,9 @@ pub struct Ask {
 #[must_use]
 pub struct Step {
     /// [`Founding::durable`] has changed and must be on disk before anything else happens: before
-    /// `asks` are sent, and before [`Founding::standing`] is acted upon. If it can't be written,
-    /// drop the [`Founding`] and restore it from what is on disk.
+    /// `asks` are sent, and before [`Founding::standing`] is acted upon; then call
+    /// [`Founding::saved`]. If it can't be written, do nothing of all that: the next step says so
+    /// again.
     pub persist: bool,
     /// Questions to ask. Each must end in [`Founding::answered`] or [`Founding::unanswered`];
     /// one that ends in neither is asked again after 3 s.
@@ -80,6 +81,8 @@ pub struct Founding {
     pub(super) started: Option<Mono>,
     pub(super) round: u64,
     pub(super) accepted: BTreeSet<NodeId>,
+    /// Has `durable` changed since it was written?
+    pub(super) unsaved: bool,
     pub(super) posted: BTreeMap<NodeId, Posted>,
 }
 
@@ -106,6 +109,7 @@ impl Founding {
             started: None,
             round: 0,
             accepted: BTreeSet::new(),
+            unsaved: false,
             posted: BTreeMap::new(),
         }
     }
@@ -137,6 +141,11 @@ impl Founding {
         &self.durable
     }
 
+    /// [`Founding::durable`] is on disk.
+    pub fn saved(&mut self) {
+        self.unsaved = false;
+    }
+
     /// What this node says of itself now.
     #[must_use]
     pub fn hello(&self) -> Hello {
@@ -156,10 +165,13 @@ impl Founding {
         self.started.get_or_insert(now);
         self.book.expire(now);
         self.reconsider(now);
-        let persist = self.mint(uuids);
+        self.mint(uuids);
         let mut asks = self.dial(now);
         asks.extend(self.post(now));
-        Step { persist, asks }
+        Step {
+            persist: self.unsaved,
+            asks,
+        }
     }
 
     /// An answer came. `from` is who gave it, as the connection proved.
@@ -171,6 +183,10 @@ impl Founding {
             (Request::Hello(_), Response::Hello(hello)) => {
                 self.book.answered(now, ask.to, from);
                 self.book.observe(now, &self.me, from, &hello);
+            }
+            // It is there, and can't say yet what it is.
+            (Request::Hello(_), Response::PromiseHeld { reason, .. }) => {
+                self.book.unanswered(now, ask.to, &reason);
             }
             (Request::AskPromise { ballot: asked, .. }, Response::Promised { ballot }) => {
                 let current = self.candidacy.as_mut().filter(|c| c.ballot == ballot);

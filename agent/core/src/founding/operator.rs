@@ -84,7 +84,7 @@ impl Founding {
         self.may_found_alone(now, holder)?;
         self.found_with(&BTreeSet::from([self.me.node]), uuids);
         Ok(Step {
-            persist: true,
+            persist: self.unsaved,
             asks: Vec::new(),
         })
     }
@@ -125,8 +125,8 @@ impl Founding {
     }
 
     /// Voids the promise held by `candidate`, a machine destroyed for ever, or its decree, as
-    /// long as nobody could be enrolled by it. On `Ok`, [`Founding::durable`] must be on disk
-    /// before the operator is told.
+    /// long as nobody could be enrolled by it. On `Ok`, [`Founding::durable`] must be on disk, and
+    /// [`Founding::saved`] called, before the operator is told.
     pub fn release_promise(
         &mut self,
         now: Mono,
@@ -137,6 +137,7 @@ impl Founding {
             .is_some_and(|decree| decree.founder == candidate)
         {
             self.durable.decree = None;
+            self.unsaved = true;
             return Ok(Released::Decree);
         }
         let held = self.durable.promise.as_ref();

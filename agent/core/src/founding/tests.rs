@@ -101,6 +101,13 @@ fn ask(n: u128, round: u64) -> Request {
     }
 }
 
+/// Puts a question, and saves what it changed.
+fn put(it: &mut Founding, from: u128, request: &Request) -> (Response, bool) {
+    let answer = it.request(START, id(from), request);
+    it.saved();
+    answer
+}
+
 fn texts(node: &Founding, now: Mono) -> String {
     let waiting = node.waiting(now);
     waiting
@@ -166,12 +173,12 @@ fn a_promise_is_given_to_one_and_a_late_question_is_refused() {
         round,
     };
     assert_eq!(
-        it.request(START, id(2), &ask(2, 2)),
+        put(&mut it, 2, &ask(2, 2)),
         (Response::Promised { ballot: ballot(2) }, true)
     );
-    let again = it.request(START, id(2), &ask(2, 2));
+    let again = put(&mut it, 2, &ask(2, 2));
     assert_eq!(again, (Response::Promised { ballot: ballot(2) }, false));
-    let (other, _) = it.request(START, id(1), &ask(1, 1));
+    let (other, _) = put(&mut it, 1, &ask(1, 1));
     assert!(
         matches!(other, Response::PromiseHeld { holder, .. } if holder == id(2)),
         "{other:?}"
@@ -180,25 +187,16 @@ fn a_promise_is_given_to_one_and_a_late_question_is_refused() {
         candidate: id(2),
         ballot: ballot(1),
     };
-    assert_eq!(
-        it.request(START, id(2), &early),
-        (Response::Released, false)
-    );
+    assert_eq!(put(&mut it, 2, &early), (Response::Released, false));
     let forged = Request::ReleasePromise {
         candidate: id(2),
         ballot: ballot(2),
     };
-    assert_eq!(
-        it.request(START, id(1), &forged),
-        (Response::Released, false)
-    );
+    assert_eq!(put(&mut it, 1, &forged), (Response::Released, false));
     assert!(it.durable().promise.is_some());
-    assert_eq!(
-        it.request(START, id(2), &forged),
-        (Response::Released, true)
-    );
+    assert_eq!(put(&mut it, 2, &forged), (Response::Released, true));
     assert!(it.durable().promise.is_none());
-    let (late, _) = it.request(START, id(2), &ask(2, 2));
+    let (late, _) = put(&mut it, 2, &ask(2, 2));
     assert!(
         matches!(late, Response::PromiseHeld { holder, .. } if holder == id(3)),
         "{late:?}"
@@ -222,14 +220,14 @@ fn a_decree_is_obeyed_by_whom_it_names_and_only_one() {
     run(&mut founders, 6);
     let decree = founders[0].durable().decree.clone().unwrap();
     let mut it = node(3, DataHeld::Empty);
-    assert!(it.request(START, id(2), &ask(2, 1)).1);
-    let (answer, changed) = it.request(START, id(1), &Request::Decree(decree.clone()));
+    assert!(put(&mut it, 2, &ask(2, 1)).1);
+    let (answer, changed) = put(&mut it, 1, &Request::Decree(decree.clone()));
     assert_eq!((answer, changed), (Response::Accepted, true));
     let other = Decree {
         cluster: ClusterId(Uuid::from_u128(7)),
         ..decree
     };
-    let (answer, changed) = it.request(START, id(1), &Request::Decree(other));
+    let (answer, changed) = put(&mut it, 1, &Request::Decree(other));
     assert!(matches!(answer, Response::PromiseHeld { .. }) && !changed);
 }
 
@@ -404,6 +402,19 @@ fn only_me_is_refused_while_anyone_answers_or_holds_the_promise() {
 }
 
 #[test]
+fn what_could_not_be_written_is_not_said_the_second_time_either() {
+    let mut it = node(3, DataHeld::Empty);
+    assert!(it.request(START, id(2), &ask(2, 1)).1);
+    assert!(
+        it.request(START, id(2), &ask(2, 1)).1,
+        "the disk was full, and still may be"
+    );
+    assert!(it.tick(START, &mut uuids()).persist);
+    it.saved();
+    assert!(!it.request(START, id(2), &ask(2, 1)).1);
+}
+
+#[test]
 fn durable_state_survives_json() {
     let mut it = node(3, DataHeld::Empty);
     let _ = it.request(START, id(2), &ask(2, 1));
@@ -456,6 +467,7 @@ fn a_grant_for_a_ballot_that_was_given_up_does_not_count() {
         },
     };
     let _ = it.request(Mono(3_000), id(1), &void);
+    it.saved();
     let asks = meet(&mut it, Mono(40_000), &[3]);
     assert!(
         asks.iter().any(|ask| promise(&ask)),

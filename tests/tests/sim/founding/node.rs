@@ -19,6 +19,9 @@ use uuid::Uuid;
 /// How often the agent's loop runs when nothing happens.
 const LOOP_EVERY_MS: u64 = 200;
 
+/// How often a write fails while the disk is full now and then.
+const DISK_FULL: f64 = 0.2;
+
 /// What the configuration and the machine's history say.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -35,6 +38,8 @@ pub struct Setup {
     pub postgres_ms: u64,
     /// How long an answer is waited for.
     pub patience_ms: u64,
+    /// Until when its disk is full now and then.
+    pub disk_full_until: Mono,
 }
 
 /// What the seeds resolve to.
@@ -224,8 +229,8 @@ impl Node {
         let step = self
             .founding
             .tick(turn.now, &mut || Uuid::from_u128(rng.random()));
-        if step.persist {
-            self.persist(turn);
+        if step.persist && !self.persist(turn) {
+            return;
         }
         for ask in step.asks {
             turn.shared.releases +=
@@ -281,13 +286,23 @@ impl Node {
         if self.disk.member.is_none() {
             turn.note(|| format!("is a member of {cluster}"));
             self.disk.member = Some(cluster);
-            self.persist(turn);
+            if !self.persist(turn) {
+                self.disk.member = None;
+            }
         }
     }
 
-    fn persist(&mut self, turn: &mut Turn<'_, Node>) {
+    /// Writes the disk, unless it is full. What was to follow is given up then.
+    fn persist(&mut self, turn: &mut Turn<'_, Node>) -> bool {
+        let full = turn.now < self.disk.setup.disk_full_until && turn.rng.random_bool(DISK_FULL);
+        if full {
+            turn.note(|| "can't write".to_owned());
+            return false;
+        }
         self.disk.durable = self.founding.durable().clone();
+        self.founding.saved();
         turn.persist(self.disk.clone());
+        true
     }
 
     fn send(&self, turn: &mut Turn<'_, Node>, to: SocketAddr, body: Body) {
@@ -308,13 +323,14 @@ impl Node {
         let Some(gone) = promised.or(decreed) else {
             return;
         };
-        match self.founding.release_promise(turn.now, gone) {
-            Ok(Released::Promise) => self.persist(turn),
-            Ok(Released::Decree) => {
+        if let Ok(released) = self.founding.release_promise(turn.now, gone) {
+            if released == Released::Decree {
                 turn.shared.obeyed.remove(&machine);
-                self.persist(turn);
             }
-            Err(_) => {}
+            assert!(
+                self.persist(turn),
+                "disks are in order when the operator comes"
+            );
         }
     }
 
@@ -368,10 +384,9 @@ impl Program for Node {
                 let (response, changed) = self.founding.request(turn.now, message.from, &request);
                 turn.shared.promises += u64::from(matches!(response, Response::Promised { .. }));
                 turn.shared.refusals += u64::from(matches!(response, Response::PromiseHeld { .. }));
-                if changed {
-                    self.persist(turn);
+                if !changed || self.persist(turn) {
+                    self.send(turn, from, Body::Answer(number, response));
                 }
-                self.send(turn, from, Body::Answer(number, response));
             }
             // Late answers and answers that come twice are let in: the founding must bear them.
             Body::Answer((life, number), response) => {

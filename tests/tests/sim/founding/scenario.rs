@@ -128,8 +128,10 @@ impl Story {
         let expect: usize = rng.random_range(2..=4);
         let machines = 2 * expect - 1;
         let mut setups = setups(rng, Kind::Plain, false, expect, machines, 0);
+        let disk_full_until = *[Mono(0), CONTEST_ENDS].choose(rng).unwrap();
         for setup in &mut setups {
             setup.postgres_ms = setup.postgres_ms.min(500);
+            setup.disk_full_until = disk_full_until;
         }
         // Answers may come after the asker has given up, and has stood again.
         let late_ms = *[20, 300, 4_000, 12_000].choose(rng).unwrap();
@@ -310,6 +312,7 @@ fn setups(
                 .then(|| ClusterId(Uuid::from_u128(0xF0 + machine as u128))),
             postgres_ms: rng.random_range(0..=postgres_ms),
             patience_ms,
+            disk_full_until: Mono(0),
         })
         .collect()
 }
