@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -83,8 +84,8 @@ impl Mark {
 /// What makes a process the demo's.
 #[derive(Debug, Clone, Default)]
 pub struct Signs {
-    /// PostgreSQL's server program.
-    pub server_program: PathBuf,
+    /// Where PostgreSQL's programs lie, as the kernel names it.
+    pub bin_dir: PathBuf,
     /// The agent's program.
     pub agent_program: PathBuf,
     /// The data directories: servers and all their children work in them.
@@ -96,8 +97,8 @@ pub struct Signs {
 /// The processes of the demo that run now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Agents.
-    pub agents: BTreeSet<Mark>,
+    /// Agents, and programs of PostgreSQL that make or start a server.
+    pub starters: BTreeSet<Mark>,
     /// Servers: those of their processes that no other one of them started.
     pub servers: BTreeSet<Mark>,
     /// All processes of servers.
@@ -118,8 +119,8 @@ pub fn find(signs: &Signs) -> Found {
         if signs.is_server(pid) {
             found.server_processes.insert(mark);
             children.push((mark, stat(pid).map_or(0, |stat| stat.parent)));
-        } else if signs.is_agent(pid) {
-            found.agents.insert(mark);
+        } else if signs.is_agent(pid) || signs.is_tool(pid) {
+            found.starters.insert(mark);
         }
     }
     let pids: BTreeSet<u32> = found.server_processes.iter().map(|mark| mark.pid).collect();
@@ -131,22 +132,30 @@ pub fn find(signs: &Signs) -> Found {
 }
 
 impl Signs {
+    /// A server, or one of its children; it names its directory until it works in it.
     fn is_server(&self, pid: u32) -> bool {
         let works_in = fs::read_link(format!("/proc/{pid}/cwd"));
-        works_in.is_ok_and(|path| self.data_dirs.contains(&path)) && runs(pid, &self.server_program)
+        let ours = works_in.is_ok_and(|path| self.data_dirs.contains(&path));
+        (ours || has_word(pid, &self.data_dirs)) && runs(pid, &self.bin_dir.join("postgres"))
+    }
+
+    /// initdb or pg_ctl. They outlive a demo that is killed.
+    fn is_tool(&self, pid: u32) -> bool {
+        let tools = ["initdb", "pg_ctl"];
+        has_word(pid, &self.data_dirs)
+            && tools.iter().any(|name| runs(pid, &self.bin_dir.join(name)))
     }
 
     fn is_agent(&self, pid: u32) -> bool {
-        let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
-            return false;
-        };
-        let ours = |word: &[u8]| {
-            self.configs
-                .iter()
-                .any(|path| path.as_os_str().as_bytes() == word)
-        };
-        line.split(|byte| *byte == 0).any(ours) && runs(pid, &self.agent_program)
+        has_word(pid, &self.configs) && runs(pid, &self.agent_program)
     }
+}
+
+/// Is one of these paths an argument of the process?
+fn has_word(pid: u32, paths: &BTreeSet<PathBuf>) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0)
+        .any(|word| paths.contains(Path::new(OsStr::from_bytes(word))))
 }
 
 /// Does the process run this program, or one that was replaced in its place since?
@@ -213,19 +222,25 @@ mod tests {
         mark.signal(Signal::SIGTERM).unwrap();
     }
 
+    /// `sleep` stands in for a server.
     #[test]
     fn only_the_right_program_in_the_right_directory_counts() {
         let directory = tempfile::tempdir().unwrap();
         let directory = fs::canonicalize(directory.path()).unwrap();
-        let program = fs::canonicalize("/bin/sleep").unwrap();
+        let (data, programs) = (directory.join("data"), directory.join("bin"));
+        for made in [&data, &programs] {
+            fs::create_dir(made).unwrap();
+        }
+        let program = programs.join("postgres");
+        fs::copy("/bin/sleep", &program).unwrap();
         let mut child = Command::new(&program)
             .arg("60")
-            .current_dir(&directory)
+            .current_dir(&data)
             .spawn()
             .unwrap();
         let mut signs = Signs {
-            server_program: program.clone(),
-            data_dirs: BTreeSet::from([directory.clone()]),
+            bin_dir: programs,
+            data_dirs: BTreeSet::from([data]),
             ..Signs::default()
         };
         // The child may not have reached its program yet.
@@ -237,8 +252,9 @@ mod tests {
             found.servers,
             BTreeSet::from([Mark::of(child.id()).unwrap()])
         );
-        assert!(found.agents.is_empty());
-        signs.server_program = "/bin/other".into();
+        assert_eq!(found.server_processes, found.servers);
+        assert!(found.starters.is_empty());
+        signs.data_dirs = BTreeSet::from([directory]);
         assert_eq!(find(&signs), Found::default());
         child.kill().unwrap();
         child.wait().unwrap();

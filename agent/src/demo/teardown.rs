@@ -29,12 +29,12 @@ pub async fn stop(state: &DemoState, nodes: &[DemoNode], place: &Place) -> Resul
             .filter(Mark::is_alive)
             .collect::<BTreeSet<Mark>>()
     };
-    let agents = || {
-        let mut agents = find(&signs).agents;
-        agents.extend(marked(|node| node.agent));
-        agents
+    let starters = || {
+        let mut starters = find(&signs).starters;
+        starters.extend(marked(|node| node.agent));
+        starters
     };
-    end(agents, agents, Signal::SIGTERM, AGENT_PATIENCE).await?;
+    end(starters, starters, Signal::SIGTERM, AGENT_PATIENCE).await?;
     let found = || {
         let Found {
             mut servers,
@@ -73,9 +73,8 @@ async fn end(
 }
 
 fn signs(state: &DemoState, nodes: &[DemoNode], place: &Place) -> Signs {
-    let server = state.bin_dir.join("postgres");
     Signs {
-        server_program: fs::canonicalize(&server).unwrap_or(server),
+        bin_dir: fs::canonicalize(&state.bin_dir).unwrap_or_else(|_| state.bin_dir.clone()),
         agent_program: state.program.clone(),
         data_dirs: nodes
             .iter()

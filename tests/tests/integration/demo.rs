@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -294,10 +294,10 @@ fn a_start_that_is_interrupted_leaves_nothing() -> Result<()> {
     // While clusters are made, while servers start, and while the mesh forms.
     for sign in [
         "n1/data/PG_VERSION",
-        "n2/data/postmaster.pid",
+        "log/n1-agent.log",
         "n1/run/agent.sock",
     ] {
-        let output = interrupted_at(&caller, &directory.join(sign))?;
+        let output = signalled_at(&caller, Signal::SIGINT, &directory.join(sign))?;
         ensure!(
             !output.status.success(),
             "an interrupted start counts as done"
@@ -307,7 +307,36 @@ fn a_start_that_is_interrupted_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-fn interrupted_at(caller: &Caller, sign: &Path) -> Result<Output> {
+#[test]
+fn what_a_killed_start_left_is_taken_down() -> Result<()> {
+    let caller = Caller::new(None, 5)?;
+    let directory = caller.demo_directory();
+    for sign in [
+        "n1/data/PG_VERSION",
+        "log/n1-agent.log",
+        "n1/run/agent.sock",
+    ] {
+        signalled_at(&caller, Signal::SIGKILL, &directory.join(sign))?;
+        caller
+            .on_demo(&["down"])
+            .with_context(|| format!("killed at {sign}"))?;
+        nothing_is_left(&directory).with_context(|| format!("killed at {sign}"))?;
+    }
+    Ok(())
+}
+
+/// Starts two nodes, and sends `signal` to the one who starts them as soon as `sign` is there.
+fn signalled_at(caller: &Caller, signal: Signal, sign: &Path) -> Result<Output> {
+    let (child, mut command) = begin(caller)?;
+    let begun = eventually(&format!("{} is there", sign.display()), || {
+        ensure!(sign.exists(), "not yet");
+        Ok(())
+    });
+    kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
+    conclude(child, &mut command, begun)
+}
+
+fn begin(caller: &Caller) -> Result<(Child, Command)> {
     let directory = caller.demo_directory();
     let mut command = clean(&caller.agent);
     command.args(["demo", "up", "--nodes", "2", "--dir", text(&directory)?]);
@@ -315,14 +344,52 @@ fn interrupted_at(caller: &Caller, sign: &Path) -> Result<Output> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let begun = eventually(&format!("{} is there", sign.display()), || {
-        ensure!(sign.exists(), "not yet");
+    Ok((child, command))
+}
+
+fn conclude(child: Child, command: &mut Command, so_far: Result<()>) -> Result<Output> {
+    let output = child.wait_with_output()?;
+    so_far.with_context(|| failure(command, &output))?;
+    Ok(output)
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_keeps_the_files() -> Result<()> {
+    let caller = Caller::new(None, 6)?;
+    let directory = caller.demo_directory();
+    let (child, mut command) = begin(&caller)?;
+    let killed = eventually("the agent of n2 is started and killed", || {
+        let state: Value = serde_json::from_slice(&fs::read(directory.join("demo.json"))?)?;
+        let pid = state["nodes"][1]["agent"]["pid"]
+            .as_i64()
+            .context("not yet")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
         Ok(())
     });
-    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
-    let output = child.wait_with_output()?;
-    begun.with_context(|| failure(&command, &output))?;
-    Ok(output)
+    let output = conclude(child, &mut command, killed)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it counts as done");
+    let down = format!("pgaa-agent demo down --dir {}", directory.display());
+    for part in [
+        "n2: the agent has ended by itself",
+        "---- n2: agent (",
+        "---- n2: PostgreSQL (",
+        &down,
+    ] {
+        ensure!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    ensure!(
+        !said.contains("---- n1"),
+        "the log of a node that didn't fail is shown: {said}"
+    );
+    ensure!(
+        directory.join("n2/data/PG_VERSION").exists(),
+        "the files are gone"
+    );
+    let running = processes_below(&directory)?;
+    ensure!(running.is_empty(), "still running: {running:#?}");
+    caller.on_demo(&["down"])?;
+    nothing_is_left(&directory)
 }
 
 #[test]
