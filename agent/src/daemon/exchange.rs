@@ -23,12 +23,19 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Pushes are bundled: a change that follows another within this time goes with it.
 const BUNDLE: Duration = Duration::from_millis(5);
 
+/// Before a member that failed is asked again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How often a member that fails is asked again before the next period.
+const RETRIES_MAX: u32 = 20;
+
 /// Runs until the task is dropped. `hints` carries nodes whose record is said to be newer than
 /// what we have, and nodes that came back.
 pub async fn run(node: Arc<Node>, mut hints: mpsc::Receiver<NodeId>) {
     let mut periodic = tokio::time::interval(PERIOD);
     // The first tick is due at once: after a start everybody is asked.
-    let mut running: JoinSet<()> = JoinSet::new();
+    let mut running: JoinSet<(NodeId, bool)> = JoinSet::new();
+    let mut failures: BTreeMap<NodeId, u32> = BTreeMap::new();
     let mut first = true;
     loop {
         let targets: Vec<(NodeId, SocketAddr)> = tokio::select! {
@@ -46,12 +53,34 @@ pub async fn run(node: Arc<Node>, mut hints: mpsc::Receiver<NodeId>) {
                 }
                 all
             }
-            Some(_) = running.join_next(), if !running.is_empty() => Vec::new(),
+            Some(Ok((peer, done))) = running.join_next(), if !running.is_empty() => {
+                let again = count(&mut failures, peer, done);
+                let targets = again.then(|| address_of(&node, peer)).flatten();
+                targets.into_iter().collect()
+            }
         };
         for (peer, address) in targets {
-            running.spawn(exchange(Arc::clone(&node), peer, address));
+            let pause = failures.get(&peer).map_or(Duration::ZERO, |_| RETRY);
+            let node = Arc::clone(&node);
+            running.spawn(async move {
+                tokio::time::sleep(pause).await;
+                (peer, exchange(node, peer, address).await)
+            });
         }
     }
+}
+
+/// Counts how often a member has failed in a row; says whether it is asked again soon. While a
+/// mesh forms a member may be a moment behind with its certificate; one that is gone comes back
+/// with a hint from gossip.
+fn count(failures: &mut BTreeMap<NodeId, u32>, peer: NodeId, done: bool) -> bool {
+    if done {
+        failures.remove(&peer);
+        return false;
+    }
+    let count = failures.entry(peer).or_default();
+    *count = count.saturating_add(1);
+    *count <= RETRIES_MAX
 }
 
 /// Every other member and where it is, as far as known: by its record, or, while it has none, by
@@ -84,9 +113,10 @@ fn address_of(node: &Node, member: NodeId) -> Option<(NodeId, SocketAddr)> {
 }
 
 /// One exchange: offers what the other may lack, takes what we lack, and answers what it wants.
-async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) {
+/// Returns whether the member answered.
+async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) -> bool {
     let Some(roster) = node.knowledge.roster() else {
-        return;
+        return true;
     };
     let have = roster.versions();
     let offer = only(&roster, &BTreeSet::from([node.id()]));
@@ -95,14 +125,14 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) {
         Ok(answer) => answer,
         Err(error) => {
             debug!("{} was not reached: {error}", peer.short());
-            return;
+            return false;
         }
     };
     let now = node.clocks.now();
     node.knowledge.note_answer(peer, now.mono);
     if let Err(error) = node.knowledge.merge(&theirs, now) {
         debug!("what {} knows was not taken: {error}", peer.short());
-        return;
+        return true;
     }
     let wanted: BTreeSet<NodeId> = want.into_iter().collect();
     if !wanted.is_empty() {
@@ -117,6 +147,7 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) {
         }
     }
     fetch_tables(&node, peer, address).await;
+    true
 }
 
 /// The roster with the records of `nodes` alone.

@@ -35,7 +35,7 @@ const RESOLVE_PERIOD: Duration = Duration::from_secs(5);
 const RESOLVE_PERIOD_OF_A_MEMBER: Duration = Duration::from_secs(60);
 
 /// Between two attempts to enrol.
-const ENROL_PAUSE: Duration = Duration::from_millis(300);
+const ENROL_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the founding token outlives the founding, unless an operator says otherwise.
 const TOKEN_OUTLIVES: Duration = Duration::from_secs(24 * 3600);
@@ -49,6 +49,7 @@ pub async fn run(node: Arc<Node>) {
     let mut asking: JoinSet<Reply> = JoinSet::new();
     let mut resolved_at = None;
     let (mut pause, mut resolve_period) = (TICK, RESOLVE_PERIOD);
+    let mut last = String::new();
     loop {
         let now = node.clocks.mono();
         if resolved_at.is_none_or(|at| now.since(at) >= resolve_period) {
@@ -61,7 +62,11 @@ pub async fn run(node: Arc<Node>) {
             }
             Ok(false) => {}
             Err(error) => {
-                node.event(Severity::Warning, "founding_failed", format!("{error:#}"));
+                let text = format!("{error:#}");
+                if text != last {
+                    node.event(Severity::Warning, "founding_failed", text.clone());
+                    last = text;
+                }
                 tokio::time::sleep(ENROL_PAUSE).await;
             }
         }
@@ -177,10 +182,17 @@ async fn carry(node: Arc<Node>, ask: founding::Ask) -> Reply {
 fn take(node: &Node, (ask, result): Reply) {
     let now = node.clocks.mono();
     let mut machine = node.founding();
-    match result {
-        Ok((from, response)) => machine.answered(now, &ask, from, response),
-        Err(why) => machine.unanswered(now, &ask, &why),
+    match (&ask.request, result) {
+        // A node that is still preparing itself says so instead of introducing itself.
+        (founding::Request::Hello(_), Ok((_, founding::Response::PromiseHeld { reason, .. }))) => {
+            machine.unanswered(now, &ask, &reason);
+        }
+        (_, Ok((from, response))) => machine.answered(now, &ask, from, response),
+        (_, Err(why)) => machine.unanswered(now, &ask, &why),
     }
+    drop(machine);
+    // What is waited for has changed, and status says what that is.
+    node.knowledge.changed.notify_one();
 }
 
 /// The decree is on disk: makes the CA, our own certificate and the gossip key, and becomes the

@@ -8,6 +8,7 @@ use crate::postgres::conninfo::{BadConninfo, Remote};
 use crate::postgres::provision::needed_now;
 use crate::telemetry::Systemd;
 use log::{debug, error, warn};
+use pgaa_core::action::Action;
 use pgaa_core::check::check;
 use pgaa_core::clock::ClockReading;
 use pgaa_core::ids::NodeId;
@@ -26,12 +27,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::sleep;
 
 /// Between two looks of a mesh at rest.
 const REST: Duration = Duration::from_millis(1000);
 
 /// Between two looks while something is under way that nothing else wakes the loop for.
 const BUSY: Duration = Duration::from_millis(50);
+
+/// Between two wakes of pglogical's manager.
+const WAKE_PERIOD: Duration = Duration::from_millis(10);
 
 /// How long workers are given to start before the next look, while pglogical's manager is woken.
 const WORKERS_START: Duration = Duration::from_millis(1500);
@@ -118,7 +123,7 @@ impl Reconciler {
             self.systemd.watchdog();
             tokio::select! {
                 () = node.knowledge.changed.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = sleep(pause) => {}
             }
         }
     }
@@ -138,17 +143,53 @@ impl Reconciler {
             node.event(Severity::Critical, "plan_refused", flaw.to_string());
             return REST;
         }
-        let outcome = act::act(&node, &plan.actions, &look.dsns).await;
+        let outcome = self.carry_out(&plan, &look.dsns).await;
         self.note_outcome(&outcome);
         if !outcome.started.is_empty() {
             self.start_workers(&outcome.started).await;
         }
         let settled = plan.actions.is_empty() && plan.waiting.is_empty();
+        debug!(
+            "a turn of {:?}: {} of {} actions done, {} waits",
+            node.clocks.mono().since(look.now.mono),
+            outcome.done,
+            plan.actions.len(),
+            plan.waiting.len()
+        );
         match (settled, outcome.failure) {
             (true, _) => REST,
             (false, Some(_)) => BUSY * 4,
             (false, None) if outcome.done > 0 => Duration::ZERO,
             (false, None) => BUSY,
+        }
+    }
+
+    /// Carries the plan out. pglogical's manager sleeps for up to a second, with its node locked,
+    /// when it has looked too early for a worker that it started; enabling the next subscription
+    /// would wait for that. So it is woken all the while.
+    async fn carry_out(&self, plan: &Plan, dsns: &Dsns) -> act::Outcome {
+        let enabled = |action: &Action| {
+            let Action::EnableSubscription { subscription, .. } = action else {
+                return None;
+            };
+            Some(subscription.clone())
+        };
+        let names: Vec<String> = plan.actions.iter().filter_map(enabled).collect();
+        let acting = act::act(&self.node, &plan.actions, dsns);
+        if names.is_empty() {
+            return acting.await;
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let waking = async {
+            loop {
+                sleep(WAKE_PERIOD).await;
+                // What can't be woken wakes by itself, only later.
+                let _ = self.node.postgres.wake_workers(&names).await;
+            }
+        };
+        tokio::select! {
+            outcome = acting => outcome,
+            () = waking => act::Outcome::default(),
         }
     }
 

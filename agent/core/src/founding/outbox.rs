@@ -12,7 +12,7 @@ use std::time::Duration;
 /// How long an unanswered question is left open before it is asked again.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Hellos are said this often at first,
-const HELLO_EVERY: Duration = Duration::from_millis(500);
+const HELLO_EVERY: Duration = Duration::from_millis(250);
 /// for this long after the start,
 const EAGER_FOR: Duration = Duration::from_secs(60);
 /// and then this often.
@@ -21,7 +21,7 @@ const HELLO_EVERY_LATER: Duration = Duration::from_secs(2);
 /// with no other seed than itself: it would never find the cluster.
 const MEMBER_HELLO_EVERY: Duration = Duration::from_secs(30);
 /// How soon a question that was refused is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What was last asked of a node, beside who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

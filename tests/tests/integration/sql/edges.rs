@@ -174,7 +174,10 @@ async fn sequences(mesh: &Mesh) -> Result<()> {
         found == expected.map(|(name, narrow)| (name.to_owned(), narrow)),
         "{found:?}"
     );
-    let dry = mesh.postgres(0).fix_sequences(Ordinal(1), &[], true).await?;
+    let dry = mesh
+        .postgres(0)
+        .fix_sequences(Ordinal(1), &[], true)
+        .await?;
     ensure!(
         plain(&mesh.look(0).await?).len() == 3,
         "a dry run changed something"
