@@ -256,11 +256,12 @@ impl Demo {
             .await?;
         let count = clients.len();
         let rows = rows::write_and_wait(clients);
-        let arrived = |arrivals: &rows::Arrivals| {
-            let last = arrivals.last_ms();
-            format!(
-                "a row written on each node; every node has all {count}, the last after {last} ms"
-            )
+        let arrived = |arrivals: &rows::Arrivals| match count {
+            1 => "a row written".to_owned(),
+            _ => format!(
+                "a row written on each node; every node has all {count}, the last after {} ms",
+                arrivals.last_ms()
+            ),
         };
         let arrivals = progress
             .phase("writing a row on each node", String::new, rows, arrived)

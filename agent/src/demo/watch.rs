@@ -41,7 +41,7 @@ pub type Answers = BTreeMap<String, Result<StatusReport, String>>;
 pub struct Seen(Arc<Mutex<String>>);
 
 impl Seen {
-    /// "n1 ready, n2 joining (linking)"
+    /// "n1 n3 ready, n2 joining (linking)"
     #[must_use]
     pub fn text(&self) -> String {
         self.0
@@ -225,19 +225,33 @@ async fn forget_through(socket: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// "n1 ready, n2 joining (linking), n3 starting"
+/// "n1 n3 ready, n2 joining (linking)"
 fn summary(answers: &Answers) -> String {
-    let word = |(name, answer): (&String, &Result<StatusReport, String>)| match answer {
-        Err(_) => format!("{name} starting"),
-        Ok(report) => match (report.node.phase, &report.node.progress) {
-            (_, Some(progress)) => format!("{name} {}", progress.what),
-            (Some(phase), None) => {
-                format!("{name} {} ({})", report.node.state.word(), phase.word())
-            }
-            (None, None) => format!("{name} {}", report.node.state.word()),
-        },
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for (name, answer) in answers {
+        let word = word(answer);
+        match groups.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((word, vec![name])),
+        }
+    }
+    let group = |(word, names): &(String, Vec<&str>)| match names.len() {
+        // Names that say nothing would only fill the line.
+        several if several > 2 && several == answers.len() => format!("all {word}"),
+        _ => format!("{} {word}", names.join(" ")),
     };
-    answers.iter().map(word).collect::<Vec<_>>().join(", ")
+    groups.iter().map(group).collect::<Vec<_>>().join(", ")
+}
+
+fn word(answer: &Result<StatusReport, String>) -> String {
+    let Ok(report) = answer else {
+        return "starting".to_owned();
+    };
+    match (report.node.phase, &report.node.progress) {
+        (_, Some(progress)) => progress.what.clone(),
+        (Some(phase), None) => format!("{} ({})", report.node.state.word(), phase.word()),
+        (None, None) => report.node.state.word().to_owned(),
+    }
 }
 
 /// What keeps a node, in words.
@@ -263,6 +277,7 @@ fn obstacle(answer: &Result<StatusReport, String>) -> String {
 mod tests {
     use super::*;
     use crate::cli::render::fixture::mesh;
+    use pgaa_core::record::JoinPhase;
 
     /// The fixture's mesh with everything in it made right.
     fn whole() -> StatusReport {
@@ -305,22 +320,25 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_names_every_node() {
-        let mut joining = whole();
-        joining.node.state = NodeState::Joining;
-        joining.node.phase = Some(pgaa_core::record::JoinPhase::Linking);
-        joining.node.progress = None;
-        let mut ready = whole();
-        ready.node.phase = None;
-        ready.node.progress = None;
-        let answers = Answers::from([
-            ("n1".to_owned(), Ok(ready)),
-            ("n2".to_owned(), Ok(joining)),
-            ("n3".to_owned(), Err("no agent answers".to_owned())),
-        ]);
+    fn a_summary_groups_nodes_by_what_they_do() {
+        let of = |state, phase| {
+            let mut report = whole();
+            (report.node.state, report.node.phase, report.node.progress) = (state, phase, None);
+            Ok(report)
+        };
+        let ready = || of(NodeState::Ready, None);
+        let linking = of(NodeState::Joining, Some(JoinPhase::Linking));
+        let silent = Err("no agent answers".to_owned());
+        let told = |answers: Vec<Result<StatusReport, String>>| {
+            let names = (1..).map(|number| format!("n{number}"));
+            summary(&names.zip(answers).collect())
+        };
+        let mixed = vec![ready(), linking, ready(), silent];
         assert_eq!(
-            summary(&answers),
-            "n1 ready, n2 joining (linking), n3 starting"
+            told(mixed),
+            "n1 n3 ready, n2 joining (linking), n4 starting"
         );
+        assert_eq!(told(vec![ready(), ready(), ready()]), "all ready");
+        assert_eq!(told(vec![ready()]), "n1 ready");
     }
 }
