@@ -78,6 +78,7 @@ fn token_create(node: &Node, ttl: Duration) -> anyhow::Result<ActOutcome> {
         bail!("this node is in no cluster yet; its token is the one in its configuration");
     }
     let token = node.tokens.create(node.clocks.wall(), ttl)?;
+    node.tokens_changed.notify_one();
     let text = token.reveal();
     node.event(Severity::Info, "token_created", "a join token was created");
     let document = json!({ "token": text.as_str(), "ttl_s": ttl.as_secs() });
@@ -97,6 +98,7 @@ fn token_list(node: &Node) -> anyhow::Result<ActOutcome> {
 fn token_revoke(node: &Node, id: &str) -> anyhow::Result<ActOutcome> {
     let id = TokenId::new(id)?;
     node.tokens.revoke(&id)?;
+    node.tokens_changed.notify_one();
     let text = format!(
         "join token {} is revoked; members enrolled with it stay",
         id.as_str()

@@ -5,6 +5,7 @@
 //! Must not decide what a record means.
 
 use super::node::Node;
+use crate::peer::{PeerError, Refusal};
 use log::debug;
 use pgaa_core::ids::NodeId;
 use pgaa_core::roster::Roster;
@@ -123,6 +124,10 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) -> bool {
     let answer = node.peers.exchange(peer, address, have, offer).await;
     let (theirs, want) = match answer {
         Ok(answer) => answer,
+        Err(PeerError::Refused { address, refusal }) => {
+            note_refusal(&node, (peer, address), &refusal);
+            return true;
+        }
         Err(error) => {
             debug!("{} was not reached: {error}", peer.short());
             return false;
@@ -148,6 +153,17 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) -> bool {
     }
     fetch_tables(&node, peer, address).await;
     true
+}
+
+/// A member that answers and refuses says something about this node's place in the mesh.
+fn note_refusal(node: &Node, (peer, address): (NodeId, SocketAddr), refusal: &Refusal) {
+    match refusal.code.as_str() {
+        "buried" | "parted" => {
+            let text = format!("{} at {address} refuses this node: {refusal}", peer.short());
+            node.knowledge.note_parted(text);
+        }
+        _ => debug!("{} refuses an exchange: {refusal}", peer.short()),
+    }
 }
 
 /// The roster with the records of `nodes` alone.

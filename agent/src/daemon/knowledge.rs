@@ -210,7 +210,14 @@ impl Knowledge {
         }
     }
 
-    /// Why another part of the cluster was refused, if one was.
+    /// Notes that another member takes this node for no member any more, or for one of another
+    /// cluster.
+    pub fn note_parted(&self, why: String) {
+        self.lock().parted = Some(why);
+        self.changed.notify_one();
+    }
+
+    /// Why another part of the cluster was refused, or refuses this node, if so.
     #[must_use]
     pub fn parted(&self) -> Option<String> {
         self.lock().parted.clone()

@@ -55,6 +55,8 @@ pub struct Node {
     pub credentials: Arc<Credentials>,
     /// The join tokens.
     pub tokens: Tokens,
+    /// Rings when a token was made, used or revoked here.
+    pub tokens_changed: Notify,
     /// The channels to other members.
     pub peers: Peers,
     /// Questions to nodes that share no CA with this one yet.
@@ -138,6 +140,7 @@ impl Node {
             knowledge: parts.knowledge,
             credentials: parts.credentials,
             tokens: parts.tokens,
+            tokens_changed: Notify::new(),
             peers: parts.peers,
             pairing: parts.pairing,
             postgres: parts.postgres,
@@ -275,6 +278,7 @@ impl Node {
         if let Err(error) = self.tokens.count_use(token, by) {
             warn!("the use of a join token could not be counted: {error}");
         }
+        self.tokens_changed.notify_one();
     }
 
     /// The last look at the local server that succeeded.

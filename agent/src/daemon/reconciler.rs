@@ -52,6 +52,8 @@ pub struct Reconciler {
     since: Wall,
     last_failure: Option<String>,
     status_line: String,
+    /// Has the schema been brought up to this agent's version since it started?
+    migrated: bool,
 }
 
 /// What one turn has looked at.
@@ -103,6 +105,7 @@ impl Reconciler {
             since,
             last_failure: None,
             status_line: String::new(),
+            migrated: false,
         }
     }
 
@@ -143,6 +146,7 @@ impl Reconciler {
             node.event(Severity::Critical, "plan_refused", flaw.to_string());
             return REST;
         }
+        self.migrate(&look).await;
         let outcome = self.carry_out(&plan, &look.dsns).await;
         self.note_outcome(&outcome);
         if !outcome.started.is_empty() {
@@ -161,6 +165,23 @@ impl Reconciler {
             (false, Some(_)) => BUSY * 4,
             (false, None) if outcome.done > 0 => Duration::ZERO,
             (false, None) => BUSY,
+        }
+    }
+
+    /// A new agent may bring migrations that no look can tell are missing: once after each start
+    /// the database is prepared again, which changes nothing when all is there.
+    async fn migrate(&mut self, look: &Look) {
+        let prepared = look
+            .observed
+            .postgres
+            .known()
+            .is_some_and(|p| p.epoch.is_some());
+        if self.migrated || !prepared {
+            return;
+        }
+        match self.node.postgres.prepare(self.node.id()).await {
+            Ok(_) => self.migrated = true,
+            Err(error) => warn!("the database could not be prepared: {error}"),
         }
     }
 

@@ -15,7 +15,7 @@ use pgaa_core::state::NodeState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Between two heartbeats of a mesh at rest.
 const BEAT: Duration = Duration::from_secs(1);
@@ -116,10 +116,15 @@ pub async fn watch_address(node: Arc<Node>) {
 }
 
 /// Fetches the CA's key once this node is ready, renews its certificate at two thirds of its
-/// life, and shares what is known of tokens.
+/// life, and shares what is known of tokens whenever that changes here.
 pub async fn keep_trust(node: Arc<Node>) {
     loop {
-        sleep(TRUST_PERIOD).await;
+        let changed = timeout(TRUST_PERIOD, node.tokens_changed.notified()).await;
+        if changed.is_ok() {
+            for (member, address) in members(&node) {
+                share_tokens(&node, member, address).await;
+            }
+        }
         if node.knowledge.life().stage == Stage::Ready && !node.holds_authority() {
             fetch_authority(&node).await;
         }
