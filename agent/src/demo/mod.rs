@@ -323,10 +323,10 @@ impl Demo {
     /// Clears up after a failure, and says what is left to look at.
     async fn failed(&self, error: Error) -> Error {
         let directory = self.place.directory().display();
-        if error.is::<Interrupted>() {
+        if error.is::<Interrupted>() || nobody_reads(&error) {
             return match teardown::remove(&self.place).await {
                 Ok(()) => error,
-                Err(left) => left.context("interrupted, and not everything could be removed"),
+                Err(left) => left.context(format!("{error}, and not everything could be removed")),
             };
         }
         self.print_logs(&error);
@@ -363,6 +363,12 @@ impl Demo {
         // Standard error may be closed; the error itself is returned all the same.
         let _ = io::stderr().write_all(logs.as_bytes());
     }
+}
+
+/// Has the one who read standard output gone (`demo | head`)? Nothing is wrong with the nodes.
+fn nobody_reads(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn print(text: &str) -> Result<()> {

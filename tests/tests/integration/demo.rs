@@ -288,6 +288,30 @@ fn without_a_terminal_the_demo_shows_itself_and_goes() -> Result<()> {
 }
 
 #[test]
+fn a_reader_that_goes_early_leaves_nothing() -> Result<()> {
+    let caller = Caller::new(None, 7)?;
+    let mut command = caller.command(&["demo", "--nodes", "1"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success(),
+        "the results went nowhere, and that counts as done"
+    );
+    ensure!(said.contains("standard output is closed"), "{said}");
+    let left: Vec<_> = fs::read_dir(&caller.home)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    ensure!(left == [caller.agent.clone()], "left behind: {left:?}");
+    Ok(())
+}
+
+#[test]
 fn a_start_that_is_interrupted_leaves_nothing() -> Result<()> {
     let caller = Caller::new(None, 3)?;
     let directory = caller.demo_directory();
