@@ -7,7 +7,7 @@ use super::node::Node;
 use crate::gossip::engine::Engine;
 use crate::gossip::frame::{SALT_BYTES, Sealer};
 use crate::gossip::member::{Member, MemberView};
-use crate::gossip::udp::{self, Command, Ports, View};
+use crate::gossip::udp::{self, Command, Ports, Seals, View};
 use crate::trust::keyring::Keyring;
 use anyhow::Context;
 use log::warn;
@@ -32,17 +32,31 @@ const HINTS_MAX: usize = 1024;
 
 /// Runs gossip until the task is dropped.
 pub async fn run(node: Arc<Node>, hints: mpsc::Sender<NodeId>) {
+    let mut seals = seals(&node).await;
     loop {
         let Some((keyring, address)) = wait_for_membership(&node).await else {
             return;
         };
-        match once(&node, keyring, address, &hints).await {
+        match once(&node, keyring, address, &mut seals, &hints).await {
             Ok(()) => {}
             Err(error) => {
                 warn!("gossip can't run: {error:#}");
                 sleep(KNOWN_PERIOD).await;
             }
         }
+    }
+}
+
+/// What seals this start of the agent's frames.
+async fn seals(node: &Node) -> Seals {
+    loop {
+        match rng_salt() {
+            Ok(salt) => {
+                return Seals::new(Sealer::new(node.id(), node.identity.generation(), salt));
+            }
+            Err(error) => warn!("gossip can't run: {error:#}"),
+        }
+        sleep(KNOWN_PERIOD).await;
     }
 }
 
@@ -59,6 +73,7 @@ async fn once(
     node: &Arc<Node>,
     keyring: Keyring,
     address: SocketAddr,
+    seals: &mut Seals,
     hints: &mpsc::Sender<NodeId>,
 ) -> anyhow::Result<()> {
     let network = &node.settings.network;
@@ -72,15 +87,13 @@ async fn once(
     let me = Member::new(address, node.id(), node.identity.generation());
     let rng = SmallRng::from_rng(&mut rand::rng());
     let engine = Engine::new(me, network.profile, rng, node.clocks.mono());
-    let salt = rng_salt()?;
-    let sealer = Sealer::new(node.id(), node.identity.generation(), salt);
     let ports = Ports {
         keyring: keys_followed,
         commands: commands_taken,
         view,
         hints: hint,
     };
-    let gossip = udp::run(socket, engine, sealer, node.clocks, ports);
+    let gossip = udp::run(socket, engine, seals, node.clocks, ports);
     tokio::pin!(gossip);
     let mut told = tokio::time::interval(KNOWN_PERIOD);
     let mut ring = node.keyring.subscribe();
@@ -114,7 +127,7 @@ async fn once(
     }
 }
 
-/// Random bytes for this start of gossip alone.
+/// Random bytes for this start of the agent alone.
 fn rng_salt() -> anyhow::Result<[u8; SALT_BYTES]> {
     let mut salt = [0; SALT_BYTES];
     let filled = SystemRandom::new().fill(&mut salt);

@@ -74,9 +74,32 @@ pub struct Ports {
     pub hints: mpsc::Sender<Hint>,
 }
 
+/// What seals and opens frames, kept for as long as the agent runs: gossip that starts again, at
+/// another address, goes on counting. Another salt in the same generation is what a copied
+/// machine shows, and a counter that begins anew would use a nonce twice.
+#[derive(Debug)]
+pub struct Seals {
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Seals {
+    /// Those of one start of the agent.
+    #[must_use]
+    pub fn new(sealer: Sealer) -> Seals {
+        let opener = Opener::beside(&sealer);
+        Seals { sealer, opener }
+    }
+}
+
 /// Runs until the sender of commands is gone.
-pub async fn run(socket: UdpSocket, engine: Engine, sealer: Sealer, clocks: Clocks, ports: Ports) {
-    let opener = Opener::beside(&sealer);
+pub async fn run(
+    socket: UdpSocket,
+    engine: Engine,
+    seals: &mut Seals,
+    clocks: Clocks,
+    ports: Ports,
+) {
     let Ports {
         keyring,
         mut commands,
@@ -86,8 +109,7 @@ pub async fn run(socket: UdpSocket, engine: Engine, sealer: Sealer, clocks: Cloc
     let mut link = Link {
         socket,
         engine,
-        sealer,
-        opener,
+        seals,
         clocks,
         keyring,
         view,
@@ -120,11 +142,10 @@ pub async fn run(socket: UdpSocket, engine: Engine, sealer: Sealer, clocks: Cloc
     }
 }
 
-struct Link {
+struct Link<'a> {
     socket: UdpSocket,
     engine: Engine,
-    sealer: Sealer,
-    opener: Opener,
+    seals: &'a mut Seals,
     clocks: Clocks,
     keyring: watch::Receiver<Keyring>,
     view: watch::Sender<View>,
@@ -134,7 +155,7 @@ struct Link {
     refresh_at: Mono,
 }
 
-impl Link {
+impl Link<'_> {
     fn until_deadline(&self) -> Duration {
         let next = self.engine.next_deadline().unwrap_or(self.refresh_at);
         next.min(self.refresh_at).since(self.clocks.mono())
@@ -163,7 +184,7 @@ impl Link {
             Command::Hint(version) => self.engine.hint(now, version),
             Command::Known(known) => {
                 let generations = known.iter().map(|member| (member.node, member.generation));
-                self.opener.expect_generations(generations.collect());
+                self.seals.opener.expect_generations(generations.collect());
                 self.engine.apply_known(now, known)
             }
             Command::Leave(done) => {
@@ -204,7 +225,7 @@ impl Link {
 
     fn take_in(&mut self, frame: &[u8], from: SocketAddr) {
         let now = self.clocks.mono();
-        let opened = self.opener.open(&self.keyring.borrow(), frame);
+        let opened = self.seals.opener.open(&self.keyring.borrow(), frame);
         let result = match opened {
             Ok(opened) => self.engine.datagram(now, &opened.packet),
             Err(error) => {
@@ -256,7 +277,7 @@ impl Link {
 
     async fn send(&mut self, to: SocketAddr, packet: &[u8]) {
         let now = self.clocks.mono();
-        let sealed = self.sealer.seal(&self.keyring.borrow(), packet);
+        let sealed = self.seals.sealer.seal(&self.keyring.borrow(), packet);
         let frame = match sealed {
             Ok(frame) => frame,
             Err(error) => return self.tally.count(now, Level::Error, error.kind(), &error),

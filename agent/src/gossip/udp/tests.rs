@@ -41,7 +41,8 @@ async fn start(n: u128, key: u8) -> Node {
         view: view_out,
         hints: hints_out,
     };
-    let task = tokio::spawn(run(socket, engine, sealer, clocks, ports));
+    let mut seals = Seals::new(sealer);
+    let task = tokio::spawn(async move { run(socket, engine, &mut seals, clocks, ports).await });
     Node {
         member,
         commands,
