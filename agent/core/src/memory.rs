@@ -4,8 +4,10 @@
 
 use crate::ids::{DataEpoch, NodeId};
 use crate::observed::{Observed, Reach};
+use crate::roster::Roster;
 use crate::time::Mono;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Moments the loop has noticed.
@@ -19,8 +21,11 @@ pub struct Memory {
     pub heartbeats: BTreeMap<NodeId, (DataEpoch, u64, Mono)>,
     /// Since when each peer has been unreachable.
     pub unreachable_since: BTreeMap<NodeId, Mono>,
-    /// When each peer last came back, and for how long it had been away.
+    /// When each peer last came back, and for how long it had been away. A change of its address,
+    /// or of our own, counts as well: no connection survives it, and gossip needn't notice.
     pub returned: BTreeMap<NodeId, (Mono, Duration)>,
+    /// Where each node's server was last known.
+    pub addresses: BTreeMap<NodeId, IpAddr>,
     /// Returns for which the senders on this node have been ended.
     pub senders_ended: BTreeMap<NodeId, Mono>,
     /// Since when this node has been in its stage with a roster: bounds the founding.
@@ -55,6 +60,22 @@ impl Memory {
                     self.heartbeats.insert(*node, (newest.0, newest.1, now));
                 }
             }
+        }
+    }
+
+    /// Notes who is known at another address than before.
+    pub fn note_addresses(&mut self, me: NodeId, roster: &Roster, now: Mono) {
+        let mut moved = BTreeSet::new();
+        for (node, record) in &roster.records {
+            let address = record.endpoints.postgres.ip();
+            let before = self.addresses.insert(*node, address);
+            if before.is_some_and(|before| before != address) {
+                moved.insert(*node);
+            }
+        }
+        let cut_off = |node: &NodeId| *node != me && (moved.contains(&me) || moved.contains(node));
+        for node in roster.records.keys().filter(|node| cut_off(node)) {
+            self.returned.insert(*node, (now, Duration::MAX));
         }
     }
 

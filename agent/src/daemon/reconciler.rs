@@ -136,6 +136,10 @@ impl Reconciler {
         let look = self.look().await;
         self.note_stage(&look);
         self.memory.note(&look.observed, look.now.mono);
+        if let Some(roster) = &look.roster {
+            self.memory
+                .note_addresses(self.node.id(), roster, look.now.mono);
+        }
         let node = Arc::clone(&self.node);
         let inputs = look.inputs(&node, &self.memory);
         let plan = plan(&inputs);

@@ -412,6 +412,40 @@ fn a_peer_that_returns_is_reconnected_once() {
 }
 
 #[test]
+fn a_new_address_cuts_connections_that_gossip_never_missed() {
+    let then = Mono(NOW.0 - 60_000);
+    for (moved, reconnected) in [(1, "23"), (2, "2"), (3, "3")] {
+        let mut world = World::converged();
+        let me = node(1);
+        world
+            .memory
+            .note_addresses(me, world.roster.as_ref().unwrap(), then);
+        world
+            .record_mut(moved)
+            .endpoints
+            .postgres
+            .set_ip([192, 0, 2, 9].into());
+        world
+            .memory
+            .note_addresses(me, world.roster.as_ref().unwrap(), Mono(NOW.0 - 400));
+        world
+            .memory
+            .note_addresses(me, world.roster.as_ref().unwrap(), NOW);
+        for heartbeat in world.memory.heartbeats.values_mut() {
+            heartbeat.2 = then;
+        }
+        let text = world.text();
+        for peer in ["2", "3"] {
+            let expected = reconnected.contains(peer);
+            let ends = format!("do end the stale sender for 0000000{peer}");
+            assert_eq!(text.contains(&ends), expected, "{moved} moved:\n{text}");
+            let kicks = format!("do reconnect to 0000000{peer}");
+            assert_eq!(text.contains(&kicks), expected, "{moved} moved:\n{text}");
+        }
+    }
+}
+
+#[test]
 fn a_worker_that_is_down_is_kicked_with_growing_pauses() {
     let mut world = World::converged();
     world.subscription_mut(2).worker = false;
