@@ -176,7 +176,7 @@ impl Node {
             "[cluster]\nname = {:?}\nexpect = {}\nseeds = [{}]\ntoken_file = {:?}\n\n\
              [node]\nname = {:?}\n\n\
              [postgres]\ndatabase = {DATABASE:?}\ndata_dir = {:?}\nbin_dir = {SERVER_BIN:?}\n\
-             socket_dir = {:?}\nport = 5432\n\n\
+             socket_dir = {:?}\nport = 5432\nexcluded_schemas = [\"harness\"]\n\n\
              [paths]\nstate_dir = {:?}\nrun_dir = {:?}\n",
             config.cluster,
             config.expect,

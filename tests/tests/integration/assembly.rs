@@ -49,8 +49,10 @@ fn founded_once(cluster: &Cluster) -> Result<()> {
 fn no_leftovers(cluster: &Cluster) -> Result<()> {
     let expected = (cluster.nodes().len() - 1).to_string();
     for node in cluster.nodes() {
-        let subscriptions = node
-            .sql("select count(*) from pglogical.subscription where sub_forward_origins = '{}'")?;
+        let subscriptions = node.sql(
+            "select count(*) from pglogical.subscription
+              where coalesce(sub_forward_origins, '{}') = '{}'",
+        )?;
         let all = node.sql("select count(*) from pglogical.subscription")?;
         let slots =
             node.sql("select count(*) from pg_replication_slots where slot_type = 'logical'")?;

@@ -32,9 +32,12 @@ fn a_wrong_token_or_cluster_name_changes_nothing() -> Result<()> {
         let before = a.status()?.cluster;
 
         cluster.boot(&[wrong_token, wrong_name])?;
-        for (node, reason) in [(wrong_token, "token"), (wrong_name, "cluster")] {
+        for (node, reason, remedy) in [
+            (wrong_token, "token", "pgaa-agent token create"),
+            (wrong_name, "cluster", "correct cluster.name"),
+        ] {
             cluster.eventually(seconds(30), &format!("a wrong {reason} is named"), |_| {
-                names_reason(node, reason)
+                names_reason(node, a, reason, remedy)
             })?;
         }
         unchanged(cluster, [a, b])?;
@@ -49,20 +52,21 @@ fn a_wrong_token_or_cluster_name_changes_nothing() -> Result<()> {
     })
 }
 
-/// The refused node says why, in its log and in its status.
-fn names_reason(node: &Node, reason: &str) -> Result<()> {
-    let log = node.agent_log();
+/// The refused node says why, in its log and in its status, and what to do; a member's log does
+/// as well.
+fn names_reason(node: &Node, member: &Node, reason: &str, remedy: &str) -> Result<()> {
+    for log in [node.agent_log(), member.agent_log()] {
+        let named =
+            |line: &str| line.contains(&format!("kind=wrong_{reason}")) && line.contains(remedy);
+        ensure!(
+            log.lines().any(named),
+            "no line of the log names the {reason} and {remedy:?}"
+        );
+    }
+    let waiting = node.status()?.waiting_on;
     ensure!(
-        log.lines().any(
-            |line| line.to_lowercase().contains(&format!("wrong {reason}"))
-                || line.to_lowercase().contains(&format!("{reason} ")) && line.contains("refused")
-        ),
-        "no line of the log names the {reason}"
-    );
-    let report = node.status()?;
-    ensure!(
-        !report.waiting_on.is_empty(),
-        "status doesn't say what is waited for"
+        waiting.iter().any(|waiting| waiting.text.contains(remedy)),
+        "status doesn't say {remedy:?}: {waiting:?}"
     );
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::{ASSEMBLY_MAX, RECOVERY_MAX, seconds};
 use anyhow::{Result, ensure};
 use pgaa_core::observed::Reach;
+use pgaa_core::record::EdgeState;
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play;
@@ -26,6 +27,9 @@ fn halves_and_one_way_cuts_heal() -> Result<()> {
 
         cluster.net.cut_one_way("a", "c")?;
         write_everywhere(cluster, 10)?;
+        cluster.eventually(seconds(60), "c says that nothing comes from a", |_| {
+            gets_nothing(c, a)
+        })?;
         cluster.eventually(seconds(30), "b and d have all rows", |_| {
             has_rows(b, 80)?;
             has_rows(d, 80)
@@ -70,6 +74,27 @@ fn misses(node: &Node, other: &Node) -> Result<()> {
         report.node.gate_open,
         "a partition must not keep {} from writes",
         node.name()
+    );
+    Ok(())
+}
+
+/// Heartbeats stop with the rows, so the edge can't count as replicating.
+fn gets_nothing(node: &Node, from: &Node) -> Result<()> {
+    let report = node.status()?;
+    let provider = report
+        .members
+        .iter()
+        .find(|member| member.name == from.name());
+    let edge = report.edges.iter().find(|edge| {
+        edge.subscriber == report.answered_by.node
+            && provider.is_some_and(|provider| provider.node == edge.provider)
+    });
+    let state = edge.map(|edge| edge.state);
+    ensure!(
+        state.is_some_and(|state| state != EdgeState::Replicating),
+        "{} says that the edge from {} is {state:?}",
+        node.name(),
+        from.name()
     );
     Ok(())
 }
