@@ -106,6 +106,12 @@ fn judge(node: &Node, lease: &Lease, from: NodeId, ask: &LeaseAsk, now: Wall) ->
         LeaseKind::Release | LeaseKind::Renew => LeaseVerdict::Granted,
         LeaseKind::Acquire => {
             let stage = node.knowledge.life().stage;
+            if stage == Stage::Founding {
+                return denied(
+                    None,
+                    "this member is not ready yet: the founding comes first",
+                );
+            }
             if stage == Stage::Leaving {
                 return denied(None, "this member is leaving; wait until it has left");
             }

@@ -105,11 +105,20 @@ impl Founding {
         }
     }
 
-    /// Members of this node's cluster that were heard, those that can enrol it first.
+    /// Members of this node's cluster that were heard: the founder first, which holds the CA, then
+    /// others that can enrol.
     #[must_use]
     pub fn fellows(&self) -> Vec<(NodeId, SocketAddr)> {
-        self.cluster()
-            .map_or_else(Vec::new, |cluster| self.book.members_of(cluster))
+        let Some(cluster) = self.cluster() else {
+            return Vec::new();
+        };
+        let founder = self.durable.decree.as_ref().map(|decree| decree.founder);
+        let first = founder.and_then(|node| Some((node, self.book.address_of(node)?)));
+        let others = self.book.members_of(cluster).into_iter();
+        first
+            .into_iter()
+            .chain(others.filter(|(node, _)| Some(*node) != founder))
+            .collect()
     }
 
     /// Where a peer is reached, if it was heard of lately.

@@ -99,11 +99,14 @@ fn founding(view: &View<'_>, plan: &mut Plan) {
         plan.actions.push(Action::StartJoin);
         return;
     }
+    // Nodes that came later wait for this one to be ready: it must not wait for them.
     let decreed: BTreeSet<NodeId> = view
         .roster
-        .members()
-        .into_iter()
-        .filter(|node| *node != me)
+        .decree
+        .members
+        .iter()
+        .map(|member| member.node)
+        .filter(|node| *node != me && !view.roster.tombstones.contains_key(node))
         .collect();
     let silent: BTreeSet<NodeId> = decreed
         .iter()
@@ -194,14 +197,19 @@ fn unlinked(view: &View<'_>, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     nodes.iter().copied().filter(|node| !linked(node)).collect()
 }
 
-/// A joiner whose edges are all made becomes ready when they are seen alive both ways.
+/// A joiner whose edges are all made becomes ready when they are seen alive both ways: with every
+/// member but those that have yet to join themselves. A member that is restarting, and says so,
+/// is one that must still subscribe to this node: between two ready nodes nobody makes an edge.
 fn linked(view: &View<'_>, plan: &mut Plan) {
     let me = view.inputs.me;
     let takes_part = |node: &NodeId| {
-        view.roster
-            .records
-            .get(node)
-            .is_some_and(|r| r.state == NodeState::Ready)
+        let record = view.roster.records.get(node);
+        record.is_none_or(|record| match record.phase {
+            Some(JoinPhase::Leasing | JoinPhase::Copying | JoinPhase::CatchingUp) => false,
+            Some(JoinPhase::Founding | JoinPhase::Linking | JoinPhase::Checking) | None => {
+                record.state != NodeState::Left
+            }
+        })
     };
     let members: BTreeSet<NodeId> = view
         .roster

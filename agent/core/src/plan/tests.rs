@@ -368,6 +368,46 @@ fn a_founder_that_others_left_behind_joins_in_the_ordinary_way() {
     );
 }
 
+/// A world of three ready founders and node 4, which has enrolled after them, with its phase.
+fn newcomer(mut world: World, phase: JoinPhase) -> World {
+    let mut late = record(4);
+    late.phase = Some(phase);
+    world.roster.as_mut().unwrap().learn(&late);
+    world.dsns.insert(node(4), "dsn 4".to_owned());
+    world
+}
+
+#[test]
+fn founders_do_not_wait_for_a_node_that_waits_for_them() {
+    let mut world = newcomer(World::converged(), JoinPhase::Leasing);
+    world.life.stage = Stage::Founding;
+    world.postgres_mut().gate_open = false;
+    let text = world.text();
+    assert!(text.contains("do become ready"), "{text}");
+}
+
+#[test]
+fn a_joiner_waits_for_a_member_that_is_restarting_but_for_no_other_joiner() {
+    for (state, phase, ready) in [
+        (NodeState::Ready, None, true),
+        (NodeState::Booting, None, false),
+        (NodeState::Joining, Some(JoinPhase::Founding), false),
+        (NodeState::Joining, Some(JoinPhase::Leasing), true),
+    ] {
+        let mut world = World::converged();
+        world.life.stage = Stage::Joining(JoinPhase::Linking);
+        world.postgres_mut().gate_open = false;
+        let record = world.record_mut(3);
+        record.state = state;
+        record.phase = phase;
+        if state != NodeState::Ready {
+            record.edges.clear();
+        }
+        let text = world.text();
+        assert_eq!(text.contains("do become ready"), ready, "{state:?}: {text}");
+    }
+}
+
 #[test]
 fn nothing_is_done_while_postgres_is_unknown() {
     let mut world = World::converged();
