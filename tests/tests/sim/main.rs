@@ -11,5 +11,6 @@
 
 mod founding;
 mod gossip;
+mod mesh;
 mod seeds;
 mod world;

@@ -15,6 +15,13 @@ use std::net::SocketAddr;
 
 /// What runs on a simulated machine.
 pub trait Program: Sized {
+    /// The program on a machine has stopped.
+    fn stopped(_shared: &mut Self::Shared, _machine: usize) {}
+    /// Says what is wrong after a turn; it ends the run.
+    fn complaint(_shared: &mut Self::Shared) -> Option<String> {
+        None
+    }
+
     /// What it sends.
     type Message: Clone + Debug;
     /// What survives a crash. A change counts once it was persisted.
@@ -40,6 +47,12 @@ pub trait Program: Sized {
 pub struct Turn<'a, P: Program> {
     /// Now.
     pub now: Mono,
+    /// On which machine.
+    pub machine: usize,
+    /// Where it is reached now.
+    pub address: SocketAddr,
+    /// Who reaches whom.
+    pub links: &'a Links,
     /// What is on the disk.
     pub disk: &'a P::Disk,
     /// What lies outside all machines.
@@ -96,6 +109,8 @@ pub enum Fault {
     Partition(Vec<bool>),
     /// It is gone for ever.
     Destroy(usize),
+    /// It gets another address.
+    Move(usize, SocketAddr),
     /// Exactly these pairs don't reach one another any more.
     Rewire(Vec<(usize, usize)>),
     /// All cuts and partitions end.
@@ -128,6 +143,26 @@ enum Event<P: Program> {
     Fault(Fault),
 }
 
+/// Who reaches whom.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    cuts: BTreeSet<(usize, usize)>,
+    sides: Vec<bool>,
+}
+
+impl Links {
+    /// Can a message from one machine reach another now?
+    pub fn connected(&self, from: usize, to: usize) -> bool {
+        let side = |machine: usize| self.sides.get(machine).copied().unwrap_or(false);
+        from == to || (side(from) == side(to) && !self.cuts.contains(&(from, to)))
+    }
+
+    /// Can two machines hold a connection now?
+    pub fn both_ways(&self, a: usize, b: usize) -> bool {
+        self.connected(a, b) && self.connected(b, a)
+    }
+}
+
 /// One machine.
 pub struct Machine<P: Program> {
     /// Where it is reached.
@@ -157,8 +192,8 @@ pub struct World<P: Program> {
     queue: BTreeMap<(Mono, u64), Event<P>>,
     number: u64,
     weather: Weather,
-    cuts: BTreeSet<(usize, usize)>,
-    sides: Vec<bool>,
+    /// Who reaches whom.
+    pub links: Links,
 }
 
 impl<P: Program> World<P> {
@@ -174,8 +209,7 @@ impl<P: Program> World<P> {
             queue: BTreeMap::new(),
             number: 0,
             weather,
-            cuts: BTreeSet::new(),
-            sides: Vec::new(),
+            links: Links::default(),
         }
     }
 
@@ -219,6 +253,10 @@ impl<P: Program> World<P> {
         let ((), effects) = self.turn(machine, |t| turn(&mut program, t));
         self.machines[machine].running = Some(program);
         self.apply(machine, effects);
+        if let Some(wrong) = P::complaint(&mut self.shared) {
+            self.record(|| format!("! {wrong}"));
+            self.broken.get_or_insert(wrong);
+        }
     }
 
     fn push(&mut self, at: Mono, event: Event<P>) {
@@ -255,17 +293,17 @@ impl<P: Program> World<P> {
                 self.machines[machine].armed = Some((effects, back));
             }
             Fault::Cut(from, to) => {
-                self.cuts.insert((from, to));
+                self.links.cuts.insert((from, to));
             }
-            Fault::Partition(sides) => self.sides = sides,
+            Fault::Partition(sides) => self.links.sides = sides,
+            Fault::Move(machine, address) => self.machines[machine].address = address,
             Fault::Destroy(machine) => {
                 self.crash(machine, None);
                 self.machines[machine].destroyed = true;
             }
-            Fault::Rewire(pairs) => self.cuts = pairs.into_iter().collect(),
+            Fault::Rewire(pairs) => self.links.cuts = pairs.into_iter().collect(),
             Fault::Heal => {
-                self.cuts.clear();
-                self.sides.clear();
+                self.links = Links::default();
                 for machine in &mut self.machines {
                     machine.armed = None;
                 }
@@ -285,6 +323,7 @@ impl<P: Program> World<P> {
 
     fn crash(&mut self, machine: usize, back: Option<u64>) {
         self.record(|| format!("* {machine} is down"));
+        P::stopped(&mut self.shared, machine);
         let it = &mut self.machines[machine];
         it.running = None;
         it.life += 1;
@@ -302,6 +341,9 @@ impl<P: Program> World<P> {
     ) -> (T, Vec<Effect<P>>) {
         let mut turn = Turn {
             now: self.now,
+            machine,
+            address: self.machines[machine].address,
+            links: &self.links,
             disk: &self.machines[machine].disk,
             shared: &mut self.shared,
             rng: &mut self.rng,
@@ -351,7 +393,7 @@ impl<P: Program> World<P> {
             twice,
             delay_ms: (shortest, longest),
         } = self.weather;
-        if !self.connected(machine, target) || self.rng.random_bool(loss) {
+        if !self.links.connected(machine, target) || self.rng.random_bool(loss) {
             return self.record(|| format!("{machine} -> {target} lost {message:?}"));
         }
         for _ in 0..1 + u32::from(self.rng.random_bool(twice)) {
@@ -365,12 +407,6 @@ impl<P: Program> World<P> {
                 },
             );
         }
-    }
-
-    /// Can a message from one machine reach another now?
-    pub fn connected(&self, from: usize, to: usize) -> bool {
-        let side = |machine: usize| self.sides.get(machine).copied().unwrap_or(false);
-        from == to || (side(from) == side(to) && !self.cuts.contains(&(from, to)))
     }
 
     fn at(&self, address: SocketAddr) -> Option<usize> {
