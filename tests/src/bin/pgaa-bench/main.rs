@@ -9,7 +9,7 @@ mod rest;
 mod script;
 
 use anyhow::Result;
-use pgaa_tests::cluster::Cluster;
+use pgaa_tests::scenario::play;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,10 +30,11 @@ fn measure() -> Result<()> {
     for count in [3, 5] {
         formation::compare(count)?;
     }
-    let cluster = Cluster::start(3)?;
-    cluster.await_assembly(NEVER)?;
-    rest::measure(&cluster)?;
-    overhead::measure(&cluster)
+    play(3, |cluster| {
+        cluster.await_assembly(NEVER)?;
+        rest::measure(cluster)?;
+        overhead::measure(cluster)
+    })
 }
 
 /// One line of the result.
