@@ -253,3 +253,173 @@ impl Roster {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ClockReading;
+    use crate::ids::Lsn;
+    use crate::record::{Endpoints, Versions};
+    use crate::state::NodeState;
+    use crate::time::Wall;
+    use std::net::SocketAddr;
+    use uuid::Uuid;
+
+    fn node(n: u128) -> NodeId {
+        NodeId(Uuid::from_u128(n))
+    }
+
+    fn link(n: u128) -> LineageId {
+        LineageId(Uuid::from_u128(n))
+    }
+
+    fn name(n: u128) -> Name {
+        Name::new(&format!("n{n}")).unwrap()
+    }
+
+    fn record(n: u128, version: u64) -> NodeRecord {
+        let at: SocketAddr = format!("10.0.0.{n}:7432").parse().unwrap();
+        NodeRecord {
+            node: node(n),
+            version,
+            generation: 1,
+            name: name(n),
+            site: String::new(),
+            ordinal: Some(Ordinal(n as u16)),
+            endpoints: Endpoints {
+                grpc: at,
+                gossip: at,
+                postgres: at,
+            },
+            epoch: DataEpoch(Uuid::from_u128(n)),
+            system_identifier: n as u64,
+            versions: Versions::default(),
+            state: NodeState::Ready,
+            phase: None,
+            gate_open: true,
+            slots_for: BTreeSet::new(),
+            edges: BTreeMap::new(),
+            catalog: 0,
+            heartbeat: version,
+            wal: Lsn(0),
+            clock: ClockReading::default(),
+            written_at: Wall(0),
+        }
+    }
+
+    fn tombstone(n: u128) -> Tombstone {
+        Tombstone {
+            name: name(n),
+            epoch: DataEpoch(Uuid::from_u128(n)),
+            ordinal: Some(Ordinal(n as u16)),
+            left: false,
+        }
+    }
+
+    fn roster(records: &[(u128, u64)]) -> Roster {
+        let member = |n: u128| FoundingMember {
+            node: node(n),
+            name: name(n),
+            ordinal: Ordinal(n as u16),
+            epoch: DataEpoch(Uuid::from_u128(n)),
+        };
+        let mut roster = Roster::founded(Decree {
+            cluster: ClusterId(Uuid::from_u128(99)),
+            cluster_name: Name::new("shop").unwrap(),
+            founder: node(1),
+            founder_holds_data: false,
+            members: (1..=3).map(member).collect(),
+        });
+        for (n, version) in records {
+            roster.learn(&record(*n, *version));
+        }
+        roster
+    }
+
+    /// Merges in every order of the three end in the same roster.
+    #[test]
+    fn the_order_of_merges_does_not_matter() {
+        let mut burying = roster(&[(1, 4), (2, 9), (5, 1)]);
+        burying.bury(node(2), tombstone(2), link(1));
+        let parts = [
+            roster(&[(1, 5), (2, 1)]),
+            burying,
+            roster(&[(1, 2), (3, 7), (5, 3)]),
+        ];
+        let mut ends = Vec::new();
+        for order in [
+            [0, 1, 2],
+            [0, 2, 1],
+            [1, 0, 2],
+            [1, 2, 0],
+            [2, 0, 1],
+            [2, 1, 0],
+        ] {
+            let mut all = roster(&[]);
+            for i in order {
+                all.merge(&parts[i]).unwrap();
+                assert!(
+                    all.merge(&parts[i]).unwrap().is_empty(),
+                    "a merge twice is one"
+                );
+            }
+            ends.push(all);
+        }
+        assert!(ends.iter().all(|end| *end == ends[0]), "{ends:#?}");
+        let versions = BTreeMap::from([(node(1), 5), (node(3), 7), (node(5), 3)]);
+        assert_eq!(ends[0].versions(), versions);
+        assert_eq!(ends[0].members(), [1, 3, 5].map(node).into());
+    }
+
+    #[test]
+    fn an_older_record_never_replaces_a_newer_one() {
+        let mut ours = roster(&[(1, 5)]);
+        assert!(!ours.learn(&record(1, 4)) && !ours.learn(&record(1, 5)));
+        assert!(ours.merge(&roster(&[(1, 4)])).unwrap().is_empty());
+        assert_eq!(ours.versions()[&node(1)], 5);
+        assert!(ours.learn(&record(1, 6)));
+    }
+
+    #[test]
+    fn a_tombstone_covers_its_node_for_ever() {
+        let mut ours = roster(&[(1, 1), (2, 1)]);
+        assert!(ours.bury(node(2), tombstone(2), link(1)));
+        assert!(!ours.bury(node(2), tombstone(2), link(2)), "once is enough");
+        assert!(!ours.learn(&record(2, 99)));
+        assert!(ours.merge(&roster(&[(2, 99)])).unwrap().is_empty());
+        assert_eq!(ours.members(), [1, 3].map(node).into());
+        assert_eq!(ours.name_of(node(2)), "n2");
+        assert_eq!(ours.lineage, [link(1)]);
+    }
+
+    #[test]
+    fn parted_memberships_and_other_clusters_change_nothing() {
+        let mut ours = roster(&[(1, 1)]);
+        ours.bury(node(2), tombstone(2), link(1));
+        let mut theirs = roster(&[(1, 9)]);
+        theirs.bury(node(3), tombstone(3), link(2));
+        let before = ours.clone();
+        let parted = ours.merge(&theirs).unwrap_err();
+        assert_eq!(parted, MergeRefused::LineageParted { since: None });
+        let mut other = roster(&[(1, 9)]);
+        other.decree.cluster = ClusterId(Uuid::from_u128(98));
+        assert!(matches!(
+            ours.merge(&other),
+            Err(MergeRefused::OtherCluster { .. })
+        ));
+        assert_eq!(ours, before);
+    }
+
+    #[test]
+    fn ordinals_are_never_given_again() {
+        let mut ours = roster(&[(1, 1), (5, 1)]);
+        assert_eq!(ours.next_ordinal(), Ordinal(6));
+        ours.bury(node(5), tombstone(5), link(1));
+        assert_eq!(ours.next_ordinal(), Ordinal(6));
+        assert_eq!(
+            roster(&[]).next_ordinal(),
+            Ordinal(4),
+            "the decree's count as well"
+        );
+    }
+}

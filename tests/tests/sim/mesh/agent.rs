@@ -447,6 +447,10 @@ impl Agent {
             self.memory.stage_since = Some(turn.now);
         }
         self.memory.note(&observed, turn.now);
+        if let Some(roster) = &self.roster {
+            self.memory
+                .note_addresses(self.disk.setup.node, roster, turn.now);
+        }
         let catalogs = self.catalogs();
         let dsns = self.dsns(turn.address);
         let disk = self.disk.clone();

@@ -24,9 +24,9 @@ use uuid::Uuid;
 /// 345, a member that its founders had left behind comes back.
 const KEPT: &[u64] = &[27, 228, 345];
 
-/// How long after the last fault the mesh must be whole: a half-open connection and the longest
-/// pause between two kicks, twice.
-const WHOLE_WITHIN_MS: u64 = 180_000;
+/// How long after the last fault the mesh must be whole: a half-open connection that nobody could
+/// end, and the longest pause between two kicks after it.
+const WHOLE_WITHIN_MS: u64 = 100_000;
 
 /// A mesh is whole when it was so for this long: a dead stream is only noticed when its heartbeats
 /// have failed to come.
