@@ -1,16 +1,15 @@
 //! One agent: founding, gossip, records, and the loop, each the real thing, put together as the
-//! daemon does it; what it does to PostgreSQL goes to the model.
+//! daemon does it. Must not decide anything: what it says is in `talk`, what it does to the model
+//! of PostgreSQL in `deed`.
 
 use super::deed::act;
-use super::message::{Body, Connection, Message};
+use super::message::{Body, Message};
 use super::server::Servers;
 use crate::world::{Program, Turn};
-use pgaa_agent::config::NetworkProfile;
-use pgaa_agent::gossip::engine::{Engine, Output};
-use pgaa_agent::gossip::member::Member;
+use pgaa_agent::gossip::engine::Engine;
 use pgaa_core::action::Action;
 use pgaa_core::check::check;
-use pgaa_core::founding::{Ask, DataHeld, Durable, Founding, Hello, Standing};
+use pgaa_core::founding::{Ask, DataHeld, Durable, Founding, Hello};
 use pgaa_core::ids::{ClusterId, DataEpoch, Name, NodeId};
 use pgaa_core::life::{Life, Stage};
 use pgaa_core::memory::Memory;
@@ -23,19 +22,17 @@ use pgaa_core::roster::Roster;
 use pgaa_core::state::NodeState;
 use pgaa_core::tables::Catalog;
 use pgaa_core::time::{Mono, Now, Wall};
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use uuid::Uuid;
 
 const FOUNDING_TICK: Duration = Duration::from_millis(200);
 const FOUNDING_TICK_OF_A_MEMBER: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(100);
-const SOON: Duration = Duration::from_millis(10);
+pub(super) const SOON: Duration = Duration::from_millis(10);
 const BEAT: Duration = Duration::from_secs(1);
 const BEAT_FORMING: Duration = Duration::from_millis(200);
 const EXCHANGE_PERIOD: Duration = Duration::from_secs(5);
@@ -47,7 +44,7 @@ const ANSWER_FRESH: Duration = Duration::from_secs(5);
 const LOOK_FAILS: f64 = 0.01;
 
 /// How long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the configuration says.
 #[derive(Debug, Clone)]
@@ -116,28 +113,28 @@ pub struct Agent {
     pub has_planned: bool,
     pub founding: Founding,
     pub roster: Option<Roster>,
-    memory: Memory,
+    pub(super) memory: Memory,
     pub(super) endpoints: Endpoints,
-    engine: Option<Engine>,
-    gossip: BTreeMap<NodeId, Reach>,
-    answered: BTreeMap<NodeId, Mono>,
-    asked: Vec<(Ask, Option<Mono>)>,
-    enrolled_at: Option<Mono>,
-    stage: Option<Stage>,
-    local: DataHeld,
-    due: Due,
-    wake_at: Option<Mono>,
+    pub(super) engine: Option<Engine>,
+    pub(super) gossip: BTreeMap<NodeId, Reach>,
+    pub(super) answered: BTreeMap<NodeId, Mono>,
+    pub(super) asked: Vec<(Ask, Option<Mono>)>,
+    pub(super) enrolled_at: Option<Mono>,
+    pub(super) stage: Option<Stage>,
+    pub(super) local: DataHeld,
+    pub(super) due: Due,
+    pub(super) wake_at: Option<Mono>,
 }
 
 /// When each of the agent's tasks wants to run next.
 #[derive(Debug, Clone, Copy)]
-struct Due {
-    founding: Mono,
-    reconcile: Mono,
-    beat: Mono,
-    exchange: Mono,
-    known: Mono,
-    trust: Mono,
+pub(super) struct Due {
+    pub(super) founding: Mono,
+    pub(super) reconcile: Mono,
+    pub(super) beat: Mono,
+    pub(super) exchange: Mono,
+    pub(super) known: Mono,
+    pub(super) trust: Mono,
 }
 
 fn endpoints(at: SocketAddr) -> Endpoints {
@@ -148,18 +145,12 @@ fn endpoints(at: SocketAddr) -> Endpoints {
     }
 }
 
-fn only(roster: &Roster, nodes: &BTreeSet<NodeId>) -> Rc<Roster> {
-    let mut some = roster.clone();
-    some.records.retain(|node, _| nodes.contains(node));
-    Rc::new(some)
-}
-
 impl Agent {
     pub fn id(&self) -> NodeId {
         self.disk.setup.node
     }
 
-    fn send(&self, turn: &mut Turn<'_, Agent>, to: SocketAddr, body: Body) {
+    pub(super) fn send(&self, turn: &mut Turn<'_, Agent>, to: SocketAddr, body: Body) {
         turn.send(
             to,
             Message {
@@ -175,7 +166,7 @@ impl Agent {
         turn.persist(self.disk.clone());
     }
 
-    fn hello(&self) -> Hello {
+    pub(super) fn hello(&self) -> Hello {
         let setup = &self.disk.setup;
         Hello {
             node: setup.node,
@@ -194,218 +185,8 @@ impl Agent {
         }
     }
 
-    /// Where every other member is, as far as known.
-    fn addresses(&self) -> BTreeMap<NodeId, SocketAddr> {
-        let roster = self.roster.iter();
-        let members =
-            roster.flat_map(|roster| roster.members().into_iter().map(move |m| (m, roster)));
-        members
-            .filter(|(member, _)| *member != self.id())
-            .filter_map(|(member, roster)| {
-                let record = roster
-                    .records
-                    .get(&member)
-                    .map(|record| record.endpoints.grpc);
-                Some((member, record.or_else(|| self.founding.address_of(member))?))
-            })
-            .collect()
-    }
-
-    fn found(&mut self, turn: &mut Turn<'_, Agent>) {
-        for (ask, sent) in &mut self.asked {
-            if sent.is_some_and(|sent| turn.now.since(sent) >= PATIENCE) {
-                *sent = None;
-                self.founding.unanswered(turn.now, ask, "no answer");
-            }
-        }
-        // Until the database is prepared the agent has nothing to say of itself.
-        if self.local == DataHeld::Unknown && self.roster.is_none() {
-            return;
-        }
-        self.founding.set_me(self.hello());
-        self.founding.set_resolved(self.disk.setup.seeds.clone());
-        let rng = &mut *turn.rng;
-        let step = self
-            .founding
-            .tick(turn.now, &mut || Uuid::from_u128(rng.random()));
-        if step.persist {
-            self.persist(turn);
-        }
-        for ask in step.asks {
-            let number: Connection = (self.disk.generation, self.asked.len());
-            let body = Body::Ask(number, ask.request.clone());
-            self.send(turn, ask.to, body);
-            self.asked.push((ask, Some(turn.now)));
-        }
-        if self.roster.is_none() {
-            self.settle(turn);
-        }
-    }
-
-    /// Turns a standing into membership.
-    fn settle(&mut self, turn: &mut Turn<'_, Agent>) {
-        let via = match self.founding.standing(turn.now) {
-            Standing::Founder(decree) => {
-                let stage = match decree.founder_holds_data {
-                    true => Stage::Ready,
-                    false => Stage::Founding,
-                };
-                self.disk.authority = true;
-                return self.adopt(turn, Roster::founded(decree), stage);
-            }
-            Standing::Decreed(_) => self.founding.fellows(),
-            Standing::ClusterFound { via, .. } => via,
-            Standing::Discovering
-            | Standing::Forming
-            | Standing::Candidate { .. }
-            | Standing::Promised { .. }
-            | Standing::Member(_)
-            | Standing::Quarantined { .. } => return,
-        };
-        let rested = self
-            .enrolled_at
-            .is_none_or(|at| turn.now.since(at) >= PATIENCE);
-        if rested && !via.is_empty() {
-            self.enrolled_at = Some(turn.now);
-            for (_, at) in via {
-                self.send(turn, at, Body::Enrol);
-            }
-        }
-    }
-
-    fn adopt(&mut self, turn: &mut Turn<'_, Agent>, roster: Roster, stage: Stage) {
-        turn.note(|| format!("is a member of {}, {stage:?}", roster.decree.cluster));
-        self.disk.life.stage = stage;
-        self.disk.roster = Some(Rc::new(roster.clone()));
-        self.roster = Some(roster);
-        self.persist(turn);
-        self.begin_gossip(turn);
-        self.due.reconcile = turn.now;
-        self.due.exchange = turn.now;
-    }
-
-    fn begin_gossip(&mut self, turn: &mut Turn<'_, Agent>) {
-        let me = Member::new(turn.address, self.id(), self.disk.generation);
-        let rng = SmallRng::seed_from_u64(turn.rng.random());
-        self.engine = Some(Engine::new(me, NetworkProfile::Lan, rng, turn.now));
-        self.due.known = turn.now;
-    }
-
-    fn tell_gossip(&mut self, now: Mono) {
-        let (Some(roster), Some(engine)) = (&self.roster, &mut self.engine) else {
-            return;
-        };
-        let me = self.disk.setup.node;
-        let others = roster.records.values().filter(|record| record.node != me);
-        let known = others.map(|r| Member::new(r.endpoints.gossip, r.node, r.generation));
-        let known: Vec<Member> = known.collect();
-        let _ = engine.apply_known(now, known);
-    }
-
-    /// Takes what gossip has to say, and sends what it wants to send.
-    fn listen(&mut self, turn: &mut Turn<'_, Agent>) {
-        let Some(engine) = &mut self.engine else {
-            return;
-        };
-        let mut hinted = BTreeSet::new();
-        let mut packets = Vec::new();
-        let mut moved = false;
-        while let Some(output) = engine.poll_output() {
-            match output {
-                Output::Send { to, bytes } => packets.push((to, bytes)),
-                Output::Hint(hint) => {
-                    let known = self.roster.as_ref().and_then(|r| r.records.get(&hint.node));
-                    if known.is_none_or(|record| record.version < hint.version) {
-                        hinted.insert(hint.node);
-                    }
-                }
-                Output::Up { .. } | Output::Down { .. } => moved = true,
-                Output::Idle | Output::Rejoined | Output::Defunct => {}
-            }
-        }
-        if moved {
-            let views = engine.members().into_iter();
-            let reach = views.map(|(node, view)| {
-                (
-                    node,
-                    if view.liveness.is_active() {
-                        Reach::Up
-                    } else {
-                        Reach::Down
-                    },
-                )
-            });
-            let reach: BTreeMap<NodeId, Reach> = reach.collect();
-            let up = reach
-                .iter()
-                .filter(|(_, reach)| **reach == Reach::Up)
-                .map(|(node, _)| *node);
-            hinted.extend(up.filter(|n| self.gossip.get(n) != Some(&Reach::Up)));
-            if reach != self.gossip {
-                turn.note(|| format!("gossip {reach:?}"));
-                self.gossip = reach;
-                self.wake_loop(turn.now);
-            }
-        }
-        for (to, bytes) in packets {
-            self.send(turn, to, Body::Gossip(Rc::new(bytes)));
-        }
-        self.exchange_with(turn, &hinted);
-    }
-
-    fn wake_loop(&mut self, now: Mono) {
+    pub(super) fn wake_loop(&mut self, now: Mono) {
         self.due.reconcile = self.due.reconcile.min(now.plus(SOON));
-    }
-
-    fn exchange_with(&mut self, turn: &mut Turn<'_, Agent>, nodes: &BTreeSet<NodeId>) {
-        let Some(roster) = &self.roster else { return };
-        let have = Rc::new(roster.versions());
-        let offer = only(roster, &BTreeSet::from([self.id()]));
-        for (_, at) in self
-            .addresses()
-            .iter()
-            .filter(|(node, _)| nodes.contains(node))
-        {
-            self.send(
-                turn,
-                *at,
-                Body::Exchange(Rc::clone(&have), Rc::clone(&offer)),
-            );
-        }
-    }
-
-    fn exchange(&mut self, turn: &mut Turn<'_, Agent>) {
-        let mut all: Vec<NodeId> = self.addresses().into_keys().collect();
-        // The first time everybody is asked.
-        if self.due.exchange > Mono(0) && !all.is_empty() && self.answered.len() >= all.len() {
-            let chosen = turn.rng.random_range(0..all.len());
-            all = vec![all[chosen]];
-        }
-        self.exchange_with(turn, &all.into_iter().collect());
-    }
-
-    /// Joins what another member knows into ours.
-    fn merge(&mut self, turn: &mut Turn<'_, Agent>, theirs: &Roster) -> bool {
-        let Some(roster) = &mut self.roster else {
-            return false;
-        };
-        let before = roster.members();
-        let known: BTreeSet<NodeId> = roster.records.keys().copied().collect();
-        let mut theirs = theirs.clone();
-        theirs.records.remove(&self.disk.setup.node);
-        let Ok(merged) = roster.merge(&theirs) else {
-            return false;
-        };
-        if merged.is_empty() {
-            return true;
-        }
-        let newcomers = merged.updated.iter().any(|node| !known.contains(node));
-        if newcomers || before != roster.members() {
-            self.disk.roster = Some(Rc::new(roster.clone()));
-            self.persist(turn);
-        }
-        self.wake_loop(turn.now);
-        true
     }
 
     pub fn reach(&self, now: Mono) -> BTreeMap<NodeId, Reach> {
@@ -425,7 +206,7 @@ impl Agent {
     }
 
     /// Observe, plan, publish, check, act.
-    fn reconcile(&mut self, turn: &mut Turn<'_, Agent>) -> Duration {
+    pub(super) fn reconcile(&mut self, turn: &mut Turn<'_, Agent>) -> Duration {
         turn.shared.servers.pump(turn.now, turn.links);
         let mut postgres = turn.shared.servers.look(turn.machine, turn.now);
         if turn.shared.rough && turn.rng.random_bool(LOOK_FAILS) {
@@ -496,7 +277,7 @@ impl Agent {
         }
     }
 
-    fn catalogs(&self) -> BTreeMap<NodeId, Fact<Catalog>> {
+    pub(super) fn catalogs(&self) -> BTreeMap<NodeId, Fact<Catalog>> {
         let catalog = Catalog {
             digest: 1,
             tables: BTreeMap::from([("public.t".to_owned(), (1, true))]),
@@ -511,7 +292,7 @@ impl Agent {
             .collect()
     }
 
-    fn dsns(&self, own: SocketAddr) -> BTreeMap<NodeId, String> {
+    pub(super) fn dsns(&self, own: SocketAddr) -> BTreeMap<NodeId, String> {
         let records = self
             .roster
             .iter()
@@ -523,7 +304,11 @@ impl Agent {
         dsns
     }
 
-    fn publication(&self, turn: &Turn<'_, Agent>, inputs: &Inputs<'_>) -> Option<Publication> {
+    pub(super) fn publication(
+        &self,
+        turn: &Turn<'_, Agent>,
+        inputs: &Inputs<'_>,
+    ) -> Option<Publication> {
         let publisher = Publisher {
             node: self.id(),
             name: self.disk.setup.name.clone(),
@@ -543,7 +328,7 @@ impl Agent {
         publish(&publisher, inputs, seen, previous)
     }
 
-    fn publish(&mut self, turn: &mut Turn<'_, Agent>, publication: Option<Publication>) {
+    pub(super) fn publish(&mut self, turn: &mut Turn<'_, Agent>, publication: Option<Publication>) {
         let (mut record, matters): (NodeRecord, bool) = match publication {
             Some(Publication::Changed(record)) => (record, true),
             Some(Publication::Refreshed(record)) => (record, false),
@@ -568,7 +353,7 @@ impl Agent {
         self.listen(turn);
     }
 
-    fn beat(&mut self, turn: &mut Turn<'_, Agent>) -> Duration {
+    pub(super) fn beat(&mut self, turn: &mut Turn<'_, Agent>) -> Duration {
         let stage = self.disk.life.stage;
         if stage == Stage::Single || stage == Stage::Left {
             return BEAT_FORMING;
@@ -585,16 +370,7 @@ impl Agent {
         }
     }
 
-    /// A ready member fetches the CA's key, so that it can enrol others.
-    fn keep_trust(&mut self, turn: &mut Turn<'_, Agent>) {
-        if self.disk.life.stage == Stage::Ready && !self.disk.authority {
-            for at in self.addresses().into_values() {
-                self.send(turn, at, Body::AskAuthority);
-            }
-        }
-    }
-
-    fn run_what_is_due(&mut self, turn: &mut Turn<'_, Agent>) {
+    pub(super) fn run_what_is_due(&mut self, turn: &mut Turn<'_, Agent>) {
         let now = turn.now;
         if self.endpoints.grpc != turn.address {
             self.endpoints = endpoints(turn.address);
@@ -641,7 +417,7 @@ impl Agent {
     }
 
     /// One pending wake at a time, for whatever is due first.
-    fn sleep(&mut self, turn: &mut Turn<'_, Agent>) {
+    pub(super) fn sleep(&mut self, turn: &mut Turn<'_, Agent>) {
         let Due {
             founding,
             reconcile,
@@ -658,130 +434,6 @@ impl Agent {
             self.wake_at = Some(next);
             turn.wake_at(next);
         }
-    }
-
-    fn take(&mut self, turn: &mut Turn<'_, Agent>, from: SocketAddr, message: Message) {
-        let who = message.from;
-        match message.body {
-            Body::Ask(number, request) => {
-                if self.local == DataHeld::Unknown && self.roster.is_none() {
-                    return;
-                }
-                self.founding.set_me(self.hello());
-                let (response, changed) = self.founding.request(turn.now, who, &request);
-                if changed {
-                    self.persist(turn);
-                }
-                self.send(turn, from, Body::Answer(number, response));
-                self.due.founding = turn.now;
-            }
-            Body::Answer((life, number), response) => {
-                let ours = life == self.disk.generation;
-                if let Some((ask, sent)) = self.asked.get_mut(number).filter(|_| ours) {
-                    *sent = None;
-                    self.founding.answered(turn.now, ask, who, response);
-                    self.due.founding = turn.now;
-                }
-            }
-            Body::Enrol => {
-                let buried = |r: &Roster| r.tombstones.contains_key(&who);
-                let roster = self
-                    .roster
-                    .clone()
-                    .filter(|r| self.disk.authority && !buried(r));
-                if let Some(roster) = roster {
-                    self.founding.settled(who);
-                    self.send(turn, from, Body::Enrolled(Rc::new(roster)));
-                }
-            }
-            Body::Enrolled(roster) => self.enrolled(turn, &roster),
-            Body::Exchange(have, offer) => self.answer_exchange(turn, from, who, &have, &offer),
-            Body::Exchanged(theirs, want) => {
-                if self.merge(turn, &theirs) {
-                    self.answered.insert(who, turn.now);
-                    let wanted: BTreeSet<NodeId> = want.into_iter().collect();
-                    if let Some(roster) = self.roster.as_ref().filter(|_| !wanted.is_empty()) {
-                        let have = Rc::new(roster.versions());
-                        let offer = only(roster, &wanted);
-                        self.send(turn, from, Body::Exchange(have, offer));
-                    }
-                }
-            }
-            Body::AskAuthority => {
-                let roster = self.roster.as_ref();
-                let record = roster.and_then(|roster| roster.records.get(&who));
-                if self.disk.authority && record.is_some_and(|r| r.state == NodeState::Ready) {
-                    self.send(turn, from, Body::Authority);
-                }
-            }
-            Body::Authority => {
-                self.disk.authority = true;
-                self.persist(turn);
-            }
-            Body::Gossip(bytes) => {
-                if let Some(engine) = &mut self.engine {
-                    let _ = engine.datagram(turn.now, &bytes);
-                }
-            }
-        }
-    }
-
-    fn enrolled(&mut self, turn: &mut Turn<'_, Agent>, roster: &Roster) {
-        let wanted = match self.founding.standing(turn.now) {
-            Standing::Decreed(decree) => decree.cluster == roster.decree.cluster,
-            Standing::ClusterFound { cluster, .. } => cluster == roster.decree.cluster,
-            Standing::Discovering
-            | Standing::Forming
-            | Standing::Candidate { .. }
-            | Standing::Promised { .. }
-            | Standing::Founder(_)
-            | Standing::Member(_)
-            | Standing::Quarantined { .. } => false,
-        };
-        if wanted && self.roster.is_none() {
-            let stage = Stage::enrolled(&roster.decree, self.id());
-            self.adopt(turn, roster.clone(), stage);
-        }
-    }
-
-    fn answer_exchange(
-        &mut self,
-        turn: &mut Turn<'_, Agent>,
-        from: SocketAddr,
-        who: NodeId,
-        have: &BTreeMap<NodeId, u64>,
-        offer: &Roster,
-    ) {
-        let known = self.roster.as_ref();
-        if known.is_none_or(|roster| roster.tombstones.contains_key(&who)) {
-            return;
-        }
-        if !self.merge(turn, offer) {
-            return;
-        }
-        self.answered.insert(who, turn.now);
-        let Some(roster) = &self.roster else { return };
-        let older = |(node, version): &(&NodeId, &u64)| {
-            roster
-                .records
-                .get(node)
-                .is_none_or(|known| known.version < **version)
-                && !roster.tombstones.contains_key(node)
-                && **node != self.id()
-        };
-        let want = have.iter().filter(older).map(|(node, _)| *node).collect();
-        let newer = |record: &&NodeRecord| {
-            have.get(&record.node)
-                .is_none_or(|version| *version < record.version)
-        };
-        let newer = roster
-            .records
-            .values()
-            .filter(newer)
-            .map(|r| r.node)
-            .collect();
-        let answer = Body::Exchanged(only(roster, &newer), want);
-        self.send(turn, from, answer);
     }
 }
 

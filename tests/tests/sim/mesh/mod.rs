@@ -6,6 +6,7 @@ mod deed;
 mod message;
 mod server;
 mod story;
+mod talk;
 
 use crate::seeds::{Run, Tally, try_all};
 use crate::world::{Fault, World};
