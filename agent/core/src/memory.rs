@@ -3,7 +3,8 @@
 //! Nothing here is stored: after a restart of the agent it is learned again.
 
 use crate::ids::{DataEpoch, NodeId};
-use crate::observed::{Observed, Reach};
+use crate::observed::{Observed, PostgresFacts, Reach};
+use crate::record::EdgeState;
 use crate::roster::Roster;
 use crate::time::Mono;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,8 @@ use std::time::Duration;
 /// Moments the loop has noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
+    /// The first look.
+    pub started: Option<Mono>,
     /// Since when each enabled subscription has had no worker.
     pub down_since: BTreeMap<String, Mono>,
     /// When each subscription was last kicked, and how often since it last replicated.
@@ -28,13 +31,27 @@ pub struct Memory {
     pub addresses: BTreeMap<NodeId, IpAddr>,
     /// Returns for which the senders on this node have been ended.
     pub senders_ended: BTreeMap<NodeId, Mono>,
+    /// Since when each slot has had the sender it has.
+    pub senders: BTreeMap<String, (i32, Mono)>,
+    /// Subscribers that say that no worker reads what this node sends them.
+    pub unread: BTreeMap<NodeId, Unread>,
     /// Since when this node has been in its stage with a roster: bounds the founding.
     pub stage_since: Option<Mono>,
+}
+
+/// What a subscriber that has no worker for its edge from here gave rise to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unread {
+    /// Since when its record has said so, without saying in between that the edge replicates.
+    pub since: Mono,
+    /// When the sender was last ended for it, on which version of the record, and how often.
+    pub ended: Option<(Mono, u64, u32)>,
 }
 
 impl Memory {
     /// Notes what changed since the last look.
     pub fn note(&mut self, observed: &Observed, now: Mono) {
+        self.started.get_or_insert(now);
         self.note_peers(observed, now);
         let Some(postgres) = observed.postgres.known() else {
             return;
@@ -50,6 +67,7 @@ impl Memory {
                 self.down_since.entry(name.clone()).or_insert(now);
             }
         }
+        self.note_senders(postgres, now);
         self.kicked
             .retain(|name, _| postgres.subscriptions.contains_key(name));
         for (node, heartbeat) in &postgres.heartbeats {
@@ -60,6 +78,50 @@ impl Memory {
                     self.heartbeats.insert(*node, (newest.0, newest.1, now));
                 }
             }
+        }
+    }
+
+    fn note_senders(&mut self, postgres: &PostgresFacts, now: Mono) {
+        let sender = |name: &str| postgres.slots.get(name).and_then(|slot| slot.sender);
+        self.senders
+            .retain(|name, (pid, _)| sender(name) == Some(*pid));
+        for (name, slot) in &postgres.slots {
+            if let Some(pid) = slot.sender {
+                self.senders.entry(name.clone()).or_insert((pid, now));
+            }
+        }
+    }
+
+    /// Notes what the members' records say that matters beyond the moment.
+    pub fn note_roster(&mut self, me: NodeId, roster: &Roster, now: Mono) {
+        self.note_addresses(me, roster, now);
+        let state = |node: &NodeId| {
+            let record = roster.records.get(node)?;
+            record.edges.get(&me).map(|edge| edge.state)
+        };
+        // A worker that starts and fails at once shows up as connecting for a moment.
+        self.unread
+            .retain(|node, _| matches!(state(node), Some(EdgeState::Down | EdgeState::Connecting)));
+        for node in roster.records.keys() {
+            if state(node) == Some(EdgeState::Down) {
+                let unread = Unread {
+                    since: now,
+                    ended: None,
+                };
+                self.unread.entry(*node).or_insert(unread);
+            }
+        }
+    }
+
+    /// Records that the sender for a subscriber was ended, and which version of its record was
+    /// known then.
+    pub fn note_sender_ended(&mut self, subscriber: NodeId, roster: Option<&Roster>, now: Mono) {
+        self.senders_ended.insert(subscriber, now);
+        let record = roster.and_then(|roster| roster.records.get(&subscriber));
+        let version = record.map_or(0, |record| record.version);
+        if let Some(unread) = self.unread.get_mut(&subscriber) {
+            let times = unread.ended.map_or(0, |(_, _, times)| times);
+            unread.ended = Some((now, version, times.saturating_add(1)));
         }
     }
 

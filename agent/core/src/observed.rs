@@ -130,6 +130,8 @@ pub struct SubscriptionFacts {
 pub struct SlotFacts {
     /// Does somebody read it right now?
     pub active: bool,
+    /// The process that serves its reader (`active_pid`).
+    pub sender: Option<i32>,
     /// `wal_status`: reserved, extended, unreserved, lost.
     pub wal_status: String,
     /// WAL it retains, bytes.

@@ -138,7 +138,7 @@ impl Reconciler {
         self.memory.note(&look.observed, look.now.mono);
         if let Some(roster) = &look.roster {
             self.memory
-                .note_addresses(self.node.id(), roster, look.now.mono);
+                .note_roster(self.node.id(), roster, look.now.mono);
         }
         let node = Arc::clone(&self.node);
         let inputs = look.inputs(&node, &self.memory);
@@ -152,7 +152,7 @@ impl Reconciler {
         }
         self.migrate(&look).await;
         let outcome = self.carry_out(&plan, &look.dsns).await;
-        self.note_outcome(&outcome);
+        self.note_outcome(&look, &outcome);
         if !outcome.started.is_empty() {
             self.start_workers(&outcome.started).await;
         }
@@ -254,13 +254,14 @@ impl Reconciler {
         }
     }
 
-    fn note_outcome(&mut self, outcome: &act::Outcome) {
+    fn note_outcome(&mut self, look: &Look, outcome: &act::Outcome) {
         let now = self.node.clocks.mono();
         for subscription in &outcome.kicked {
             self.memory.note_kick(subscription, now);
         }
         for subscriber in &outcome.senders_ended {
-            self.memory.senders_ended.insert(*subscriber, now);
+            self.memory
+                .note_sender_ended(*subscriber, look.roster.as_ref(), now);
         }
         if outcome.failure != self.last_failure {
             if let Some(failure) = &outcome.failure {

@@ -249,6 +249,7 @@ async fn slots(session: &Session) -> Result<BTreeMap<String, SlotFacts>, SqlErro
             wal_status: column(sql.name, row, 2)?,
             retained_bytes: column::<i64>(sql.name, row, 3)?.unsigned_abs(),
             confirmed: lsn(column(sql.name, row, 4)?),
+            sender: column(sql.name, row, 5)?,
         };
         Ok((column(sql.name, row, 0)?, facts))
     };

@@ -205,7 +205,8 @@ fn kick_reason(
         }
     }
     if facts.worker {
-        return None;
+        return (kicked.is_none() && silent_since_start(view.inputs, provider))
+            .then_some("nothing has come through it since the agent started");
     }
     let down_since = memory.down_since.get(name)?;
     if now.since(*down_since) < DOWN_BEFORE_KICK {
@@ -218,6 +219,18 @@ fn kick_reason(
     });
     let rested = kicked.is_none_or(|(at, _)| now.since(*at) >= pause);
     rested.then_some("it is down, and its provider answers")
+}
+
+/// Has nothing of a provider arrived since this agent started? Its connection may have been lost
+/// before, and an agent that was restarted has seen no absence. It is reconnected once: a large
+/// transaction is silent as well, and must not start over again and again.
+fn silent_since_start(inputs: &Inputs<'_>, provider: NodeId) -> bool {
+    let Some(started) = inputs.memory.started else {
+        return false;
+    };
+    let heard = inputs.memory.heartbeats.get(&provider);
+    let silent = heard.is_none_or(|(_, _, at)| *at <= started);
+    silent && inputs.now.since(started) >= HEARTBEAT_FRESH
 }
 
 /// How this node sees each of its inbound edges, for its record and the report.

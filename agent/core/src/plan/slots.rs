@@ -1,15 +1,25 @@
 //! The slots on this node, from which others read. A slot is only created while this node takes
 //! no writes, and only dropped when its subscriber is gone for good.
 
-use super::{Plan, View};
+use super::{Inputs, Plan, View};
 use crate::action::Action;
 use crate::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
 use crate::life::Stage;
-use crate::record::JoinPhase;
+use crate::observed::Reach;
+use crate::record::{EdgeState, JoinPhase, NodeRecord};
+use crate::time::Mono;
 use std::time::Duration;
 
 /// After an absence of this length the old connection may hang half-open for a minute.
 const ABSENCE_NOTED: Duration = Duration::from_millis(1500);
+
+/// How long a subscriber must have said that it has no worker, and one sender have served it,
+/// before that sender counts as stale. A subscriber that connects says so within a second.
+const UNREAD_BEFORE_END: Duration = Duration::from_secs(2);
+
+/// The pause between two senders that are ended on a subscriber's word doubles up to the longest.
+const END_PAUSE: Duration = Duration::from_secs(2);
+const END_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The end of the name of the slot that `subscriber` reads on `provider`. pglogical builds the
 /// name as `pgl_<database>_<provider>_<subscription>` (`gen_slot_name` in its source).
@@ -97,36 +107,60 @@ pub(crate) struct SlotView<'a> {
     pub(crate) postgres: &'a crate::observed::PostgresFacts,
 }
 
-/// A subscriber that was away and came back reconnects at once, and finds its slot held by the
-/// sender of the connection it lost, for up to `wal_sender_timeout`. That sender is ended, once
-/// per return.
+/// A subscriber that lost its connection reconnects at once, and finds its slot held by the
+/// sender of the lost one, for up to `wal_sender_timeout`. That sender is ended: once per return
+/// that this node has seen, and whenever the subscriber itself says that it has no worker.
 pub(super) fn end_stale_senders(view: &View<'_>, plan: &mut Plan) {
-    let memory = view.inputs.memory;
-    for (node, (at, away)) in &memory.returned {
-        let ended = memory
-            .senders_ended
-            .get(node)
-            .is_some_and(|ended| ended >= at);
-        let Some(epoch) = view.roster.epoch(*node) else {
+    for record in view.roster.records.values() {
+        let subscriber = record.node;
+        let Some(slot) = slot_of(view, (subscriber, record.epoch)) else {
             continue;
         };
-        if ended || *away < ABSENCE_NOTED {
-            continue;
-        }
-        let Some(slot) = slot_of(view, (*node, epoch)) else {
-            continue;
-        };
-        if view
-            .postgres
-            .slots
-            .get(slot)
-            .is_some_and(|facts| facts.active)
-        {
+        let active = view.postgres.slots.get(slot).is_some_and(|s| s.active);
+        if active && (returned(view, subscriber) || unread(view, record, slot)) {
             let slot = slot.clone();
-            plan.actions.push(Action::EndStaleSender {
-                subscriber: *node,
-                slot,
-            });
+            plan.actions
+                .push(Action::EndStaleSender { subscriber, slot });
         }
     }
+}
+
+/// Has the subscriber been away, and its sender not been ended since it came back?
+fn returned(view: &View<'_>, subscriber: NodeId) -> bool {
+    let memory = view.inputs.memory;
+    let ended = |at: &Mono| {
+        let ended = memory.senders_ended.get(&subscriber);
+        ended.is_some_and(|ended| ended >= at)
+    };
+    memory
+        .returned
+        .get(&subscriber)
+        .is_some_and(|(at, away)| *away >= ABSENCE_NOTED && !ended(at))
+}
+
+/// Does the subscriber say that it has no worker, although one sender has served it all the
+/// while? An agent that was restarted has not seen the subscriber go, nor return.
+///
+/// The subscriber may have connected since it said so: then it says so soon, and within
+/// [`UNREAD_BEFORE_END`]. When its word is late a sender that lives is ended, and the subscriber
+/// connects again; so that this can't go on for ever, each version of its record ends one sender
+/// at most, and the pause doubles.
+fn unread(view: &View<'_>, record: &NodeRecord, slot: &str) -> bool {
+    let Inputs { now, memory, .. } = *view.inputs;
+    let says_so = record
+        .edges
+        .get(&view.inputs.me)
+        .is_some_and(|edge| edge.state == EdgeState::Down);
+    let answers = view.inputs.observed.peers.get(&record.node) == Some(&Reach::Up);
+    let long = |since: Mono| now.since(since) >= UNREAD_BEFORE_END;
+    let (Some(unread), Some((_, serves_since))) =
+        (memory.unread.get(&record.node), memory.senders.get(slot))
+    else {
+        return false;
+    };
+    let rested = unread.ended.is_none_or(|(at, version, times)| {
+        let pause = END_PAUSE.saturating_mul(1_u32 << times.min(5));
+        record.version != version && now.since(at) >= pause.min(END_PAUSE_MAX)
+    });
+    says_so && answers && long(unread.since) && long(*serves_since) && rested
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::action::Action;
 use crate::ids::{LineageId, Ordinal, subscription_name};
 use crate::observed::{Reach, TableFacts};
-use crate::record::JoinPhase;
+use crate::record::{EdgeState, JoinPhase};
 use crate::roster::Tombstone;
 use crate::state::NodeState;
 use fixture::{NOW, World, epoch, link, name, node, pglogical_name, record};
@@ -198,6 +198,86 @@ fn a_peer_that_returns_is_reconnected_once() {
     world.memory.note_kick(&subscription, NOW);
     world.memory.senders_ended.insert(node(2), NOW);
     assert!(!world.text().contains("do "), "{}", world.text());
+}
+
+/// Node 2 says that it has no worker for what this node sends it, and one sender has served it
+/// since this agent started.
+fn unread() -> World {
+    let mut world = World::converged();
+    let edge = world.record_mut(2).edges.get_mut(&node(1)).unwrap();
+    edge.state = EdgeState::Down;
+    let long_ago = Mono(NOW.0 - 2_000);
+    for since in [long_ago, NOW] {
+        world.memory.note(&world.observed, since);
+        let roster = world.roster.as_ref().unwrap();
+        world.memory.note_roster(node(1), roster, since);
+    }
+    world
+}
+
+#[test]
+fn a_sender_that_its_subscriber_does_not_read_is_ended() {
+    let ends = "do end the stale sender for 00000002\n";
+    assert_eq!(unread().text(), ends);
+    let mut away = unread();
+    away.observed.peers.insert(node(2), Reach::Down);
+    assert!(!away.text().contains("stale sender"), "it may not be there");
+    let mut connects = unread();
+    for slot in connects.postgres_mut().slots.values_mut() {
+        slot.sender = Some(101);
+    }
+    connects.memory.note(&connects.observed, NOW);
+    assert_eq!(connects.text(), "", "a sender that has only just begun");
+    let mut early = unread();
+    early.memory.unread.get_mut(&node(2)).unwrap().since = Mono(NOW.0 - 1_900);
+    assert_eq!(early.text(), "");
+    let mut reads = unread();
+    let edge = reads.record_mut(2).edges.get_mut(&node(1)).unwrap();
+    edge.state = EdgeState::Connecting;
+    assert_eq!(reads.text(), "", "a worker runs again");
+}
+
+#[test]
+fn each_version_of_a_record_ends_one_sender_and_the_pauses_grow() {
+    let mut world = unread();
+    let ended_at = |world: &mut World, ago: u64, times: u32| {
+        let at = Mono(NOW.0 - ago);
+        for _ in 0..times {
+            let roster = world.roster.as_ref();
+            world.memory.note_sender_ended(node(2), roster, at);
+        }
+    };
+    ended_at(&mut world, 4_100, 1);
+    assert_eq!(world.text(), "", "it has said nothing new");
+    world.record_mut(2).version += 1;
+    assert!(world.text().contains("stale sender"));
+    ended_at(&mut world, 4_100, 1);
+    world.record_mut(2).version += 1;
+    assert_eq!(world.text(), "", "the second pause is 8 s");
+    let edge = world.record_mut(2).edges.get_mut(&node(1)).unwrap();
+    edge.state = EdgeState::Replicating;
+    let roster = world.roster.as_ref().unwrap();
+    world.memory.note_roster(node(1), roster, NOW);
+    assert!(world.memory.unread.is_empty(), "all is forgotten");
+}
+
+#[test]
+fn a_stream_that_is_silent_since_the_agent_started_is_reconnected_once() {
+    let mut world = World::converged();
+    let started = Mono(NOW.0 - 5_000);
+    world.memory.started = Some(started);
+    world.memory.heartbeats.get_mut(&node(2)).unwrap().2 = started;
+    let kick = "do reconnect to 00000002 (nothing has come through it since the agent started)\n";
+    assert!(world.text().starts_with(kick), "{}", world.text());
+    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
+    world.memory.note_kick(&subscription, NOW);
+    assert!(
+        !world.text().contains("do "),
+        "it may be a large transaction"
+    );
+    world.memory.kicked.clear();
+    world.memory.started = Some(Mono(NOW.0 - 4_900));
+    assert!(!world.text().contains("do "), "it is early");
 }
 
 #[test]

@@ -6,7 +6,8 @@ SELECT s.slot_name,
            CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
                 ELSE pg_catalog.pg_current_wal_lsn() END,
            s.restart_lsn), 0), 0)::int8,
-       coalesce(s.confirmed_flush_lsn, '0/0')
+       coalesce(s.confirmed_flush_lsn, '0/0'),
+       s.active_pid
   FROM pg_catalog.pg_replication_slots AS s
  WHERE s.plugin = 'pglogical_output'
    AND s.database = pg_catalog.current_database()

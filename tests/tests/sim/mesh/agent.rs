@@ -230,7 +230,7 @@ impl Agent {
         self.memory.note(&observed, turn.now);
         if let Some(roster) = &self.roster {
             self.memory
-                .note_addresses(self.disk.setup.node, roster, turn.now);
+                .note_roster(self.disk.setup.node, roster, turn.now);
         }
         let catalogs = self.catalogs();
         let dsns = self.dsns(turn.address);
@@ -265,7 +265,8 @@ impl Agent {
             self.memory.note_kick(&subscription, turn.now);
         }
         for node in outcome.senders_ended {
-            self.memory.senders_ended.insert(node, turn.now);
+            self.memory
+                .note_sender_ended(node, self.roster.as_ref(), turn.now);
         }
         match (
             self.plan.actions.is_empty() && self.plan.waiting.is_empty(),

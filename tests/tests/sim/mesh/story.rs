@@ -102,7 +102,7 @@ impl Story {
         let servers = Servers {
             all: self.setups.iter().enumerate().map(server).collect(),
             applications: true,
-            wrong: None,
+            ..Servers::default()
         };
         let nodes = self.setups.iter().map(|s| (s.node, s.epoch)).collect();
         let outside = Outside {

@@ -19,8 +19,9 @@ pub(super) fn node(n: u128) -> NodeId {
     NodeId(Uuid::from_u128(n << 96))
 }
 
-pub(super) fn epoch(_n: u128) -> DataEpoch {
-    DataEpoch(Uuid::from_u128(0))
+/// Tells the slots of different subscribers apart: their names have seven digits of both.
+pub(super) fn epoch(n: u128) -> DataEpoch {
+    DataEpoch(Uuid::from_u128(n << 124))
 }
 
 pub(super) fn name(n: u128) -> Name {
@@ -245,6 +246,7 @@ pub(super) fn link(postgres: &mut PostgresFacts, n: u128) {
         slot,
         SlotFacts {
             active: true,
+            sender: Some(100),
             wal_status: "reserved".to_owned(),
             retained_bytes: 0,
             confirmed: Lsn(0),
