@@ -110,9 +110,9 @@ fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
     let store = Store::new(&directory);
     let credentials = Arc::new(Credentials::open(&directory, identity.node(), clocks)?);
     let tokens = Tokens::open(&directory)?;
-    let token = configured_token(&settings)?;
-    tokens.adopt(&token, clocks.wall())?;
     let knowledge = Knowledge::load(identity.node(), store.clone())?;
+    let member = knowledge.with_roster(|_| ()).is_some();
+    let token = join_token(&settings, &tokens, member, clocks)?;
     let founding = Founding::restore(
         first_hello(&settings, &identity),
         &settings.policy,
@@ -142,6 +142,32 @@ fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
     }))
 }
 
+/// What a person has to correct before the agent can run.
+#[derive(Debug, thiserror::Error)]
+#[error("the join token can't be used")]
+pub struct Misconfigured(#[source] anyhow::Error);
+
+/// The configured join token. A member needs it no more: it goes on without.
+fn join_token(
+    settings: &Settings,
+    tokens: &Tokens,
+    member: bool,
+    clocks: Clocks,
+) -> anyhow::Result<Option<JoinToken>> {
+    let adopted = configured_token(settings).and_then(|token| {
+        tokens.adopt(&token, clocks.wall())?;
+        Ok(token)
+    });
+    match adopted {
+        Ok(token) => Ok(Some(token)),
+        Err(error) if member => {
+            warn!("{error:#}; this node is a member already and goes on without");
+            Ok(None)
+        }
+        Err(error) => Err(Misconfigured(error).into()),
+    }
+}
+
 /// The join token from the first of the configured files that exists.
 fn configured_token(settings: &Settings) -> anyhow::Result<JoinToken> {
     for path in &settings.token_files {
@@ -157,7 +183,8 @@ fn configured_token(settings: &Settings) -> anyhow::Result<JoinToken> {
         .map(|path| path.display().to_string())
         .collect();
     bail!(
-        "there is no join token in {}; put one there",
+        "there is no join token in {}: put one there (`pgaa-agent token create` on a member \
+         prints one), then: systemctl restart pgaa-agent",
         places.join(" or ")
     )
 }
@@ -201,9 +228,12 @@ async fn spawn(
     let mut tasks = Tasks::new();
     let network = &node.settings.network;
     let address = (network.listen, network.grpc_port);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("TCP port {} of {} can't be bound", address.1, address.0))?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "TCP port {1} of {0} can't be bound; who has it: ss -ltnp 'sport = :{1}'",
+            address.0, address.1
+        )
+    })?;
     let served = peer::serve(
         listener,
         Arc::clone(&node.credentials),

@@ -27,17 +27,18 @@ use wire::pairing_frame::Frame;
 pub struct PairingClient {
     credentials: Arc<Credentials>,
     cluster_name: Name,
-    token: JoinToken,
+    token: Option<JoinToken>,
     quiet: Quiet,
 }
 
 impl PairingClient {
-    /// Pairs by proving `token`, for the cluster of this name.
+    /// Pairs by proving `token`, for the cluster of this name. A member may have none: then
+    /// nobody can be paired with.
     #[must_use]
     pub fn new(
         credentials: Arc<Credentials>,
         cluster_name: Name,
-        token: JoinToken,
+        token: Option<JoinToken>,
     ) -> PairingClient {
         let quiet = Quiet::new(credentials.clocks());
         PairingClient {
@@ -69,6 +70,7 @@ impl PairingClient {
     }
 
     async fn pair(&self, address: SocketAddr, ask: &Ask) -> Result<(NodeId, Answer), PairingError> {
+        let token = self.token.as_ref().ok_or(PairingError::NoToken)?;
         let own = self.credentials.current();
         let connection = connect(&own, address).await?;
         let seen = Seen {
@@ -86,7 +88,7 @@ impl PairingClient {
                 .await
                 .map_err(|_| PairingError::Lost(address))
         };
-        say(Frame::Start(self.start())).await?;
+        say(Frame::Start(self.start(token))).await?;
         let answers = stub
             .introduce(ReceiverStream::new(frames))
             .await
@@ -96,8 +98,8 @@ impl PairingClient {
             answers: answers.into_inner(),
         };
         let server = self.check_start(address, answers.start().await?)?;
-        let transcript = self.transcript(&own, &seen, server);
-        let secret = &self.token.secret;
+        let transcript = self.transcript(token, &own, &seen, server);
+        let secret = &token.secret;
         let mac = transcript.prove(secret, Direction::ClientProves);
         say(Frame::Proof(wire::Proof { mac })).await?;
         let proof = answers.proof().await?;
@@ -108,12 +110,12 @@ impl PairingClient {
         Ok((server, convert::answer(answers.answer().await?)?))
     }
 
-    fn start(&self) -> wire::Start {
+    fn start(&self, token: &JoinToken) -> wire::Start {
         wire::Start {
             protocol: PROTOCOL,
             cluster_name: self.cluster_name.to_string(),
             node: convert::node_out(self.credentials.node()),
-            token_id: self.token.id.to_string(),
+            token_id: token.id.to_string(),
             run: self.credentials.run().to_vec(),
         }
     }
@@ -140,13 +142,14 @@ impl PairingClient {
 
     fn transcript<'a>(
         &'a self,
+        token: &'a JoinToken,
         own: &'a Installed,
         seen: &'a Seen,
         server: NodeId,
     ) -> Transcript<'a> {
         Transcript {
             cluster_name: &self.cluster_name,
-            token: &self.token.id,
+            token: &token.id,
             client: self.credentials.node(),
             server,
             client_certificate: &own.fingerprint,

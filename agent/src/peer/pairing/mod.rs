@@ -28,6 +28,12 @@ const PAIRING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A pairing came to nothing. Nothing was changed by it.
 #[derive(Debug, Error, Clone)]
 pub enum PairingError {
+    /// There is nothing to prove.
+    #[error(
+        "this node has no join token: put one into its token file (`pgaa-agent token create` \
+             on a member prints one), then: systemctl restart pgaa-agent"
+    )]
+    NoToken,
     /// Nobody was reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -70,6 +76,7 @@ impl PairingError {
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
+            PairingError::NoToken => "no_token",
             PairingError::Connect(_) => "unreachable",
             PairingError::TimedOut(_) => "timed_out",
             PairingError::Myself(_) => "myself",

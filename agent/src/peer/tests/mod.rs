@@ -318,7 +318,7 @@ impl Agent {
     }
 
     fn pairing(&self, token: &JoinToken) -> PairingClient {
-        PairingClient::new(self.credentials.clone(), shop(), token.clone())
+        PairingClient::new(self.credentials.clone(), shop(), Some(token.clone()))
     }
 
     fn peers(&self) -> Peers {

@@ -97,7 +97,7 @@ async fn what_does_not_fit_is_named_and_changes_nothing() {
     assert_eq!(code(ask(two.pairing(&forged)).await), "wrong_token");
 
     let other = Name::new("other").unwrap();
-    let client = PairingClient::new(two.credentials.clone(), other, token.clone());
+    let client = PairingClient::new(two.credentials.clone(), other, Some(token.clone()));
     let wrong = ask(client).await.unwrap_err();
     assert_eq!(wrong.code(), "wrong_cluster");
     assert!(wrong.to_string().contains("cluster.name"), "{wrong}");
