@@ -140,7 +140,12 @@ pub enum Command {
     #[command(subcommand)]
     Promise(PromiseCommand),
     /// Make PostgreSQL ready before its first start (for systemd)
-    Provision,
+    Provision {
+        /// Only keep the settings in line with the server's version, where INSTANCE (15-main) is
+        /// the mesh's cluster and has been made ready before
+        #[arg(long, value_name = "INSTANCE")]
+        before_start: Option<String>,
+    },
     /// Start a whole mesh on this machine, to look at and to play with
     Demo(DemoArgs),
     /// Print the completion script for a shell

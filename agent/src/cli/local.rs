@@ -95,5 +95,22 @@ pub fn provision(global: &Global) -> Result<Exit, Failure> {
     if report.done.is_empty() {
         print("everything was ready\n")?;
     }
+    if report.created && postgres::start_by_systemd(&settings).context("PostgreSQL")? {
+        print("asked systemd to start it\n")?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// `provision --before-start`: from PostgreSQL's unit, on every machine that has the package. So
+/// it is silent where there is no mesh, and never the first to write anything.
+pub fn before_start(global: &Global, instance: &str) -> Result<Exit, Failure> {
+    if !session::sources(global).exist() {
+        return Ok(Exit::Ok);
+    }
+    let Loaded { settings, .. } = session::load(global)?;
+    let done = postgres::provision::refresh(&settings, instance);
+    for line in done.context("the settings can't be kept right")? {
+        print(&format!("{line}\n"))?;
+    }
     Ok(Exit::Ok)
 }

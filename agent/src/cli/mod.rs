@@ -101,9 +101,12 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Promise(command) => drive(acting::promise(g, command)),
         Command::Completion { shell } => local::completion(shell),
         Command::Man { dir } => local::man(dir.as_deref()),
-        Command::Provision => {
+        Command::Provision { before_start } => {
             log_to_stderr(g)?;
-            local::provision(g)
+            match before_start {
+                Some(instance) => local::before_start(g, &instance),
+                None => local::provision(g),
+            }
         }
         Command::Demo(arguments) => {
             log_to_stderr(g)?;
@@ -127,8 +130,14 @@ fn run(global: &Global) -> Result<Exit, Failure> {
         log::warn!("{warning}");
     }
     drive(async {
-        daemon::run(settings, Systemd::new()).await?;
-        Ok(Exit::Ok)
+        match daemon::run(settings, Systemd::new()).await {
+            Ok(()) => Ok(Exit::Ok),
+            // systemd does not start it again then: see RestartPreventExitStatus= in the unit.
+            Err(error) if error.is::<daemon::Misconfigured>() => {
+                Err(Failure::new(Exit::Configuration, format!("{error:#}")))
+            }
+            Err(error) => Err(error.into()),
+        }
     })
 }
 

@@ -83,6 +83,14 @@ impl Sources {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Is there any configuration at all? What can't be read counts as some.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        let ours = |name: &String| name.starts_with("PGAA_") && name.contains("__");
+        self.files().map_or(true, |files| !files.is_empty())
+            || self.variables.iter().any(|(name, _)| ours(name))
+    }
+
     /// The files that there are, the weakest first.
     fn files(&self) -> Result<Vec<PathBuf>, Vec<Problem>> {
         let mut files = Vec::new();

@@ -38,6 +38,15 @@ impl Kind {
             _ => Kind::Bare,
         }
     }
+
+    /// What systemd's template `postgresql@.service` calls it: "15-main".
+    #[must_use]
+    pub fn instance(&self) -> Option<String> {
+        match self {
+            Kind::Debian { version, name } => Some(format!("{version}-{name}")),
+            Kind::Bare => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -162,6 +162,19 @@ pub fn write_conf(settings: &Settings) -> Result<(Needed, Vec<String>), Provisio
     Ok((needed, done))
 }
 
+/// The probe before each start of the server `instance` ("15-main"): does [`write_conf`] where
+/// that is the mesh's cluster and an earlier run has made it ready. The first file is
+/// `provision`'s to write, which also makes the certificate that it names.
+pub fn refresh(settings: &Settings, instance: &str) -> Result<Vec<String>, ProvisionError> {
+    let server = Server::new(&settings.postgres)?;
+    let ours = settings.postgres.config_dir.join(OUR_FILE);
+    let ready = server.owner().act(|| ours.exists())?;
+    if server.kind().instance().as_deref() != Some(instance) || !ready {
+        return Ok(Vec::new());
+    }
+    write_conf(settings).map(|(_, done)| done)
+}
+
 /// What is needed on this server now; for the comparison with what it runs with.
 pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
     let server = Server::new(&settings.postgres)?;

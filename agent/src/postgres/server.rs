@@ -124,6 +124,25 @@ pub fn restart(settings: &Settings) -> Result<(), ServerError> {
     server.restart(RESTART_MAX)
 }
 
+/// Has systemd start a cluster that was just made; false where that isn't systemd's business.
+/// When systemd planned the boot there was none, and the plan of a boot is not made twice.
+/// Returns at once: the start is ordered behind the unit that asks for it.
+pub fn start_by_systemd(settings: &Settings) -> Result<bool, ServerError> {
+    let instance = Kind::of(&settings.postgres.config_dir).instance();
+    let Some(instance) = instance.filter(|_| Path::new(SYSTEMD).exists() && geteuid().is_root())
+    else {
+        return Ok(false);
+    };
+    // From now on postgresql.service includes it (postgresql-generator).
+    run(Command::new("systemctl").arg("daemon-reload"), ASK_MAX)?;
+    let unit = format!("postgresql@{instance}.service");
+    run(
+        Command::new("systemctl").args(["start", "--no-block", &unit]),
+        ASK_MAX,
+    )?;
+    Ok(true)
+}
+
 /// The local PostgreSQL cluster.
 #[derive(Debug, Clone)]
 pub struct Server {
