@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod durable;
 pub mod events;
 pub mod gossip;
+pub mod image;
 pub mod peer;
 pub mod postgres;
 pub mod telemetry;

@@ -146,6 +146,9 @@ pub enum Command {
         #[arg(long, value_name = "INSTANCE")]
         before_start: Option<String>,
     },
+    /// Make an image of this machine fit to be copied, or say what is in the way
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Start a whole mesh on this machine, to look at and to play with
     Demo(DemoArgs),
     /// Print the completion script for a shell
@@ -222,6 +225,15 @@ pub enum SequencesCommand {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// `image`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ImageCommand {
+    /// Say what every copy would have in common and must not
+    Check,
+    /// Remove what belongs to one machine; databases are left alone, and named
+    Seal,
 }
 
 /// `promise`

@@ -1,10 +1,11 @@
 //! The commands that need no running agent: config, completion, man, provision.
 
-use super::args::{Cli, ConfigCommand, Global};
+use super::args::{Cli, ConfigCommand, Global, ImageCommand};
 use super::exit::{Exit, Failure};
 use super::session;
 use super::terminal::print;
 use crate::config::{self, Loaded};
+use crate::image::Image;
 use crate::postgres;
 use anyhow::Context;
 use clap::CommandFactory;
@@ -77,6 +78,29 @@ fn main_page() -> Result<Vec<u8>, Failure> {
     man.render(&mut page)?;
     page.extend_from_slice(config::man_section().as_bytes());
     Ok(page)
+}
+
+/// `image`. The configuration may be wrong or missing: it isn't what makes a machine.
+pub fn image(global: &Global, command: ImageCommand) -> Result<Exit, Failure> {
+    let (merged, _) = config::Merged::read_all(&session::sources(global));
+    let path = |key| merged.path(key).unwrap_or_default();
+    let image = Image {
+        root: "/".into(),
+        state_dir: path("paths.state_dir"),
+        run_dir: path("paths.run_dir"),
+    };
+    if let ImageCommand::Seal = command {
+        for removed in image.seal()? {
+            print(&format!("{removed}\n"))?;
+        }
+    }
+    let left = image.check()?;
+    if left.is_empty() {
+        print("nothing in this image belongs to one machine\n")?;
+        return Ok(Exit::Ok);
+    }
+    let lines: Vec<String> = left.iter().map(ToString::to_string).collect();
+    Err(Failure::new(Exit::Degraded, lines.join("\npgaa-agent: ")))
 }
 
 /// `provision`: what has to be there before PostgreSQL's first start.

@@ -99,6 +99,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             ..
         } => drive(acting::found(g, promise_holder, yes)),
         Command::Promise(command) => drive(acting::promise(g, command)),
+        Command::Image(command) => local::image(g, command),
         Command::Completion { shell } => local::completion(shell),
         Command::Man { dir } => local::man(dir.as_deref()),
         Command::Provision { before_start } => {

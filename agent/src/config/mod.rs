@@ -13,6 +13,7 @@ mod show;
 mod sources;
 mod validate;
 
+pub use debian::clusters;
 pub use problem::{ConfigError, Origin, Problem};
 pub use settings::*;
 pub use show::{man_section, sample, show};
