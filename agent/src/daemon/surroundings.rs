@@ -5,7 +5,7 @@ use pgaa_core::clock::ClockReading;
 use pgaa_core::founding::Standing;
 use pgaa_core::report::Surroundings;
 use pgaa_core::state::NodeState;
-use pgaa_core::status::{AnsweredBy, Finding, FoundingReport, Health, StatusReport};
+use pgaa_core::status::{AnsweredBy, Finding, FoundingReport, Health, StatusReport, WaitingOn};
 use pgaa_core::time::{Now, Wall};
 
 /// Collects it.
@@ -13,10 +13,14 @@ use pgaa_core::time::{Now, Wall};
 pub fn surroundings(node: &Node, now: Now, since: Wall, clock: ClockReading) -> Surroundings {
     let member = node.knowledge.with_roster(|_| ()).is_some();
     let founding = (!member).then(|| founding(node, now, since));
-    let founding_waiting = if member {
-        Vec::new()
-    } else {
-        node.founding().waiting(now.mono)
+    let founding_waiting = match (member, node.endpoints()) {
+        (true, _) => Vec::new(),
+        (false, Some(_)) => node.founding().waiting(now.mono),
+        (false, None) => vec![WaitingOn::new(
+            "address",
+            "this node's own address is not known: no route leads to a seed, nor anywhere else; bring the \
+             network up, or set network.advertise",
+        )],
     };
     Surroundings {
         answered_by: AnsweredBy {
@@ -114,7 +118,7 @@ pub fn status_line(report: &StatusReport) -> String {
         .waiting_on
         .first()
         .map_or_else(String::new, |waiting| {
-            format!("; waiting for {}", waiting.text)
+            format!("; waiting: {}", waiting.text)
         });
     format!("{state}{mesh}{next}")
 }

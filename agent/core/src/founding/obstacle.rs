@@ -140,7 +140,9 @@ impl Obstacle {
                  member answers: bring it back, or, if it is destroyed for ever and no member \
                  is ready, run `pgaa-agent promise release {founder}` on every founding member"
             ),
-            Obstacle::DataUnknown => "PostgreSQL has not been looked at yet".to_owned(),
+            Obstacle::DataUnknown => {
+                "PostgreSQL has not answered yet: systemctl status 'postgresql@*'".to_owned()
+            }
             Obstacle::Unresolved => "the seeds have not been resolved yet".to_owned(),
             Obstacle::SetMismatch { addresses, expect } => format!(
                 "cluster.seeds lists {addresses} addresses and cluster.expect is {expect}: make \
