@@ -4,7 +4,7 @@ use super::membership;
 use super::node::Node;
 use crate::control::{Act, ActOutcome, ControlHost};
 use crate::events::{Events, Severity};
-use crate::postgres::{self, Gate};
+use crate::postgres::{self, Gate, Restart};
 use crate::trust::TokenId;
 use anyhow::{Context, bail};
 use pgaa_core::founding::Released;
@@ -175,13 +175,15 @@ async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
 async fn restart(node: &Node) -> anyhow::Result<ActOutcome> {
     let settings = node.settings.clone();
     let restarted = tokio::task::spawn_blocking(move || postgres::restart(&settings));
-    restarted.await.context("the restart was interrupted")??;
-    node.event(
-        Severity::Warning,
-        "postgres_restarted",
-        "PostgreSQL was restarted by command",
-    );
-    Ok(ActOutcome::done("PostgreSQL was restarted"))
+    let (event, text) = match restarted.await.context("the restart was interrupted")?? {
+        Restart::Done => ("postgres_restarted", "PostgreSQL was restarted by command"),
+        Restart::AskedFor => (
+            "postgres_restart_asked",
+            "systemd was asked to restart PostgreSQL: pgaa-agent status shows when it is back",
+        ),
+    };
+    node.event(Severity::Warning, event, text);
+    Ok(ActOutcome::done(text))
 }
 
 fn found_only_me(node: &Node, holder: Option<NodeId>) -> anyhow::Result<ActOutcome> {

@@ -33,7 +33,7 @@ pub use mesh::{Forward, Origin, Slot, Subscription};
 pub use migrate::Identity;
 pub use provision::provision;
 pub use sequences::{SequenceFix, step};
-pub use server::{restart, start_by_systemd};
+pub use server::{Restart, restart, start_by_systemd};
 pub use session::{Place, SqlError};
 pub use source::{CopyOut, Snapshot, Source, SourceError, SourceTable};
 

@@ -56,8 +56,13 @@ pub enum ProvisionError {
         /// Why not.
         source: io::Error,
     },
+    /// There is no server to make ready.
+    #[error("there is no PostgreSQL in {}: apt install postgresql-15 postgresql-15-pglogical, then: \
+             systemctl restart pgaa-provision pgaa-agent", .0.display())]
+    NoServer(PathBuf),
     /// pglogical isn't installed; a server told to load it would not start.
-    #[error("pglogical is not installed for the server in {}: install postgresql-<version>-pglogical", .0.display())]
+    #[error("pglogical is not installed for the server in {}: apt install postgresql-15-pglogical, \
+             then: systemctl restart pgaa-provision pgaa-agent", .0.display())]
     NoPglogical(PathBuf),
     /// The node's certificate can't be made.
     #[error("this node's certificate can't be made")]
@@ -114,6 +119,9 @@ pub struct ProvisionReport {
 /// Makes the local PostgreSQL ready.
 pub fn provision(settings: &Settings) -> Result<ProvisionReport, ProvisionError> {
     let server = Server::new(&settings.postgres)?;
+    if !settings.postgres.bin_dir.join("postgres").exists() {
+        return Err(ProvisionError::NoServer(settings.postgres.bin_dir.clone()));
+    }
     if !server.has_pglogical()? {
         return Err(ProvisionError::NoPglogical(
             settings.postgres.bin_dir.clone(),

@@ -106,22 +106,30 @@ impl StopMode {
     }
 }
 
+/// How far a restart has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// The server is up again.
+    Done,
+    /// systemd was asked and is about to do it.
+    AskedFor,
+}
+
 /// Restarts the local server: by the configured command, by asking for it where only systemd
-/// may (the agent has no rights of its own on a packaged system), else directly. In the second
-/// case the restart has only been asked for when this returns.
-pub fn restart(settings: &Settings) -> Result<(), ServerError> {
+/// may (the agent has no rights of its own on a packaged system), else directly.
+pub fn restart(settings: &Settings) -> Result<Restart, ServerError> {
     let postgres = &settings.postgres;
     if let Some((program, arguments)) = postgres.restart_command.split_first() {
         run(Command::new(program).args(arguments), RESTART_MAX)?;
-        return Ok(());
+        return Ok(Restart::Done);
     }
     let server = Server::new(postgres)?;
     let supervised = matches!(server.kind, Kind::Debian { .. }) && Path::new(SYSTEMD).exists();
     if supervised && !geteuid().is_root() {
         durable::write(&settings.paths.run_dir.join(RESTART_REQUEST), b"", 0o600)?;
-        return Ok(());
+        return Ok(Restart::AskedFor);
     }
-    server.restart(RESTART_MAX)
+    server.restart(RESTART_MAX).map(|()| Restart::Done)
 }
 
 /// Has systemd start a cluster that was just made; false where that isn't systemd's business.
