@@ -15,19 +15,28 @@ BUILD_PACKAGES := gcc libc6-dev
 SERVER_PACKAGES := postgresql-15 postgresql-15-pglogical
 # iproute2 and nftables make the tests' networks.
 TEST_PACKAGES := $(BUILD_PACKAGES) $(SERVER_PACKAGES) iproute2 nftables
+# mmdebstrap bakes the machines' image, systemd-nspawn boots it.
+BOOT_PACKAGES := $(TEST_PACKAGES) mmdebstrap systemd-container
 
 NEXTEST := $(shell command -v cargo-nextest)
 ifdef NEXTEST
 RUN_TESTS = cargo nextest run
+RUN_BOOT = cargo nextest run --ignore-default-filter -p pgaa-tests --test boot
 else
-# One thread: the scenarios share one machine.
+# Whole machines are left to `make boot-test` here as well.
 RUN_TESTS = cargo test
+NOT_BOOT = -- --skip booted::
+# One thread: the scenarios share one machine.
+RUN_BOOT = cargo test -p pgaa-tests --test boot -- --test-threads 1 --nocapture
 endif
 
-.PHONY: help test packages build format lint check-tests demo bench sim fuzz
+.PHONY: help test packages build format lint check-tests boot-test boot-soak deb demo bench sim fuzz
 
 help:
 	@echo "make test         everything that has to pass: build, format, lints, simulation, real servers (root)"
+	@echo "make boot-test    whole machines with systemd and cloud-init, from one image to a mesh (root)"
+	@echo "make boot-soak    twenty such boots in a row"
+	@echo "make deb          the Debian package, in target/debian"
 	@echo "make demo         three nodes on this machine that become a mesh"
 	@echo "make sim SEEDS=n  the simulation with more seeds"
 	@echo "make bench        formation, status, memory and overhead, as ratios in one run (root)"
@@ -53,8 +62,33 @@ lint:
 # The scenarios start the agent's binary, which `build` makes.
 check-tests: build
 	@echo "== tests, simulation with $(SEEDS) seeds, real servers"
-	SEEDS=$(SEEDS) $(RUN_TESTS) --workspace
+	SEEDS=$(SEEDS) $(RUN_TESTS) --workspace $(NOT_BOOT)
 	cargo test --workspace --doc
+
+# The machines get the package of the agent that was just built, not optimised.
+boot-test:
+	@.ci/install-packages $(BOOT_PACKAGES)
+	@.ci/boot-image >/dev/null
+	cargo build -p pgaa-agent
+	@echo "== whole machines"
+	$(RUN_BOOT)
+
+# How many foundings the longer test watches.
+BOOTS ?= 20
+
+boot-soak:
+	@.ci/install-packages $(BOOT_PACKAGES)
+	@.ci/boot-image >/dev/null
+	cargo build -p pgaa-agent
+	for boot in $$(seq $(BOOTS)); do \
+	    echo "== boot $$boot of $(BOOTS)"; \
+	    $(RUN_BOOT) three_machines_become_one_mesh; \
+	done
+
+deb:
+	@.ci/install-packages $(BUILD_PACKAGES)
+	cargo build --release -p pgaa-agent
+	packaging/deb/build
 
 sim:
 	SEEDS=$(SEEDS) $(RUN_TESTS) -p pgaa-tests --test sim

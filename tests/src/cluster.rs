@@ -254,7 +254,7 @@ impl Cluster {
 }
 
 /// Is the mesh complete in the eyes of one node?
-fn full_mesh(report: &StatusReport, count: usize) -> Result<()> {
+pub fn full_mesh(report: &StatusReport, count: usize) -> Result<()> {
     ensure!(
         report.node.state == NodeState::Ready,
         "state is {}",
@@ -296,7 +296,9 @@ fn full_mesh(report: &StatusReport, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn waiting(report: &StatusReport) -> Vec<&str> {
+/// What a node waits for.
+#[must_use]
+pub fn waiting(report: &StatusReport) -> Vec<&str> {
     report
         .waiting_on
         .iter()
@@ -326,6 +328,16 @@ fn wait_all(children: impl Iterator<Item = Result<Child>>) -> Result<()> {
 /// The agent under test, copied to where the servers' account can reach it: a checkout below
 /// root's home can't be entered by anybody else.
 pub fn agent_binary(directory: &std::path::Path) -> Result<PathBuf> {
+    let built = built_agent()?;
+    let copy = directory.join("pgaa-agent");
+    fs::copy(&built, &copy)?;
+    run(crate::command::clean(&copy).arg("--version"))
+        .with_context(|| format!("{} does not start", built.display()))?;
+    Ok(copy)
+}
+
+/// The agent that was built last, in the profile of the tests, or the one that is named.
+pub fn built_agent() -> Result<PathBuf> {
     let built = match std::env::var_os("PGAA_TEST_AGENT") {
         Some(path) => PathBuf::from(path),
         None => {
@@ -341,9 +353,5 @@ pub fn agent_binary(directory: &std::path::Path) -> Result<PathBuf> {
         "{} is missing: cargo build -p pgaa-agent",
         built.display()
     );
-    let copy = directory.join("pgaa-agent");
-    fs::copy(&built, &copy)?;
-    run(crate::command::clean(&copy).arg("--version"))
-        .with_context(|| format!("{} does not start", built.display()))?;
-    Ok(copy)
+    Ok(built)
 }

@@ -84,7 +84,8 @@ fn namespaces() -> Result<Vec<String>> {
 }
 
 /// Does the name belong to a run whose process no longer exists?
-fn is_abandoned(name: &str) -> bool {
+#[must_use]
+pub fn is_abandoned(name: &str) -> bool {
     let mut parts = name.split('-');
     let ours = parts.next() == Some(PREFIX);
     let owner = parts.next().and_then(|part| part.parse::<u32>().ok());
