@@ -35,6 +35,18 @@ pub enum Action {
         /// Whose it was, for people.
         subscriber: NodeId,
     },
+    /// Drop a member's slot, and end its sender, because the disk is about to fill. The member
+    /// lacks changes from then on.
+    GiveUpSlot {
+        /// Its name.
+        slot: String,
+        /// Whose it was.
+        subscriber: NodeId,
+        /// What it held back and how full the disk is, for people.
+        because: String,
+    },
+    /// Write a checkpoint, so that WAL nobody holds back goes.
+    Checkpoint,
     /// Create the local pglogical node, or correct the address it announces.
     EnsureLocalNode,
     /// Create the slot from which `subscriber` will read. Only while this node takes no writes.
@@ -121,6 +133,10 @@ impl fmt::Display for Action {
                 write!(f, "drop subscription {subscription}")
             }
             Action::DropSlot { slot, .. } => write!(f, "drop slot {slot}"),
+            Action::GiveUpSlot { slot, because, .. } => {
+                write!(f, "give up slot {slot}: {because}")
+            }
+            Action::Checkpoint => write!(f, "write a checkpoint"),
             Action::EnsureLocalNode => write!(f, "create or correct the pglogical node"),
             Action::CreateSlot { subscriber, .. } => {
                 write!(f, "create the slot for {}", subscriber.short())
@@ -161,12 +177,14 @@ impl Action {
         match self {
             Action::DropSubscription { .. }
             | Action::DropSlot { .. }
+            | Action::GiveUpSlot { .. }
             | Action::AnnounceLeaving
             | Action::FinishLeaving => true,
             Action::Prepare
             | Action::WriteSettings
             | Action::RestartPostgres { .. }
             | Action::AdmitMembers { .. }
+            | Action::Checkpoint
             | Action::EnsureLocalNode
             | Action::CreateSlot { .. }
             | Action::CreateSubscription { .. }

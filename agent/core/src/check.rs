@@ -4,7 +4,7 @@
 use crate::action::Action;
 use crate::life::Stage;
 use crate::observed::Fact;
-use crate::plan::{Inputs, Plan};
+use crate::plan::{Inputs, Plan, to_give_up};
 use thiserror::Error;
 
 /// What is wrong with a plan.
@@ -16,6 +16,9 @@ pub enum Flaw {
     /// A slot or subscription of a living member would be dropped.
     #[error("the plan wants to {0}, which belongs to a member that is not buried")]
     DropsLivingEdge(String),
+    /// A slot would be given up although the guard has no evidence for it.
+    #[error("the plan wants to {0}, and nothing shows that the disk is about to fill")]
+    GivesUpUnproven(String),
     /// A restart after the node took writes.
     #[error("the plan wants to restart PostgreSQL although this node has taken writes")]
     RestartAfterWrites,
@@ -57,6 +60,12 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
                 return Err(Flaw::DropsLivingEdge(action.to_string()));
             }
         }
+        Action::GiveUpSlot { slot, .. } => {
+            let proven = to_give_up(inputs).is_some_and(|(held, _)| held.slot == *slot);
+            if !proven {
+                return Err(Flaw::GivesUpUnproven(action.to_string()));
+            }
+        }
         Action::RestartPostgres { .. } => {
             if inputs.life.stage.took_writes() || postgres.is_some_and(|p| p.has_rows) {
                 return Err(Flaw::RestartAfterWrites);
@@ -71,6 +80,7 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
         | Action::WriteSettings
         | Action::AdmitMembers { .. }
         | Action::DropSubscription { .. }
+        | Action::Checkpoint
         | Action::EnsureLocalNode
         | Action::CreateSubscription { .. }
         | Action::RedirectSubscription { .. }

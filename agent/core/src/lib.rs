@@ -9,6 +9,7 @@ pub mod action;
 pub mod check;
 pub mod clock;
 pub mod founding;
+pub mod guard;
 pub mod ids;
 pub mod life;
 pub mod memory;

@@ -2,10 +2,13 @@
 //!
 //! Nothing here is stored: after a restart of the agent it is learned again.
 
+use crate::action::Action;
+use crate::guard::Growth;
 use crate::ids::{DataEpoch, NodeId};
 use crate::observed::{Observed, PostgresFacts, Reach};
 use crate::record::EdgeState;
 use crate::roster::Roster;
+use crate::state::NodeState;
 use crate::time::Mono;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +27,8 @@ pub struct Memory {
     pub heartbeats: BTreeMap<NodeId, (DataEpoch, u64, Mono)>,
     /// Since when each peer has been unreachable.
     pub unreachable_since: BTreeMap<NodeId, Mono>,
+    /// Since when each peer's agent has said that its server doesn't answer.
+    pub serverless_since: BTreeMap<NodeId, Mono>,
     /// When each peer last came back, and for how long it had been away. A change of its address,
     /// or of our own, counts as well: no connection survives it, and gossip needn't notice.
     pub returned: BTreeMap<NodeId, (Mono, Duration)>,
@@ -35,6 +40,14 @@ pub struct Memory {
     pub senders: BTreeMap<String, (i32, Mono)>,
     /// Subscribers that say that no worker reads what this node sends them.
     pub unread: BTreeMap<NodeId, Unread>,
+    /// What each slot has held back lately.
+    pub growth: BTreeMap<String, Growth>,
+    /// When a slot was last given up.
+    pub gave_up: Option<Mono>,
+    /// When a checkpoint was last asked for, so that what a slot held back goes.
+    pub checkpointed: Option<Mono>,
+    /// When the settings were last written because the disk had changed.
+    pub settings_written: Option<Mono>,
     /// Since when this node has been in its stage with a roster: bounds the founding.
     pub stage_since: Option<Mono>,
 }
@@ -67,7 +80,7 @@ impl Memory {
                 self.down_since.entry(name.clone()).or_insert(now);
             }
         }
-        self.note_senders(postgres, now);
+        self.note_slots(postgres, now);
         self.kicked
             .retain(|name, _| postgres.subscriptions.contains_key(name));
         for (node, heartbeat) in &postgres.heartbeats {
@@ -81,7 +94,13 @@ impl Memory {
         }
     }
 
-    fn note_senders(&mut self, postgres: &PostgresFacts, now: Mono) {
+    fn note_slots(&mut self, postgres: &PostgresFacts, now: Mono) {
+        self.growth
+            .retain(|name, _| postgres.slots.contains_key(name));
+        for (name, slot) in &postgres.slots {
+            let growth = self.growth.entry(name.clone()).or_default();
+            growth.note(slot.retained_bytes, now);
+        }
         let sender = |name: &str| postgres.slots.get(name).and_then(|slot| slot.sender);
         self.senders
             .retain(|name, (pid, _)| sender(name) == Some(*pid));
@@ -95,6 +114,7 @@ impl Memory {
     /// Notes what the members' records say that matters beyond the moment.
     pub fn note_roster(&mut self, me: NodeId, roster: &Roster, now: Mono) {
         self.note_addresses(me, roster, now);
+        self.note_servers(roster, now);
         let state = |node: &NodeId| {
             let record = roster.records.get(node)?;
             record.edges.get(&me).map(|edge| edge.state)
@@ -109,6 +129,18 @@ impl Memory {
                     ended: None,
                 };
                 self.unread.entry(*node).or_insert(unread);
+            }
+        }
+    }
+
+    /// A server that was away comes back as its machine would: no connection has survived, and
+    /// whoever was kicked in vain all the while must not wait for the next kick.
+    fn note_servers(&mut self, roster: &Roster, now: Mono) {
+        for (node, record) in &roster.records {
+            if record.state == NodeState::Booting {
+                self.serverless_since.entry(*node).or_insert(now);
+            } else if let Some(since) = self.serverless_since.remove(node) {
+                self.returned.insert(*node, (now, now.since(since)));
             }
         }
     }
@@ -154,6 +186,17 @@ impl Memory {
                 }
                 Reach::Unknown => {}
             }
+        }
+    }
+
+    /// Records that the guard's part of a plan was carried out.
+    pub fn note_guarded(&mut self, action: &Action, now: Mono) {
+        if matches!(action, Action::GiveUpSlot { .. }) {
+            self.gave_up = Some(now);
+        } else if *action == Action::Checkpoint {
+            self.checkpointed = Some(now);
+        } else if *action == Action::WriteSettings {
+            self.settings_written = Some(now);
         }
     }
 

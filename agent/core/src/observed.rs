@@ -34,6 +34,19 @@ pub struct Observed {
     pub postgres: Fact<PostgresFacts>,
     /// Whether each peer answers, by gossip and by gRPC.
     pub peers: BTreeMap<NodeId, Reach>,
+    /// The file system that holds the WAL.
+    pub wal_disk: Fact<DiskFacts>,
+}
+
+/// The file system that holds the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// Its size, bytes.
+    pub total_bytes: u64,
+    /// What PostgreSQL's account can still use of it, bytes.
+    pub free_bytes: u64,
+    /// What the WAL takes of it, bytes.
+    pub wal_bytes: u64,
 }
 
 /// Whether a peer answers. Down means unreachable from here, never that it is gone.
@@ -63,6 +76,8 @@ pub struct PostgresFacts {
     pub in_recovery: bool,
     /// `pg_current_wal_lsn()`.
     pub wal: Lsn,
+    /// `max_slot_wal_keep_size`, bytes; `None` where slots are not bounded.
+    pub backstop_bytes: Option<u64>,
     /// Settings that differ from what the mesh needs.
     pub drifts: Vec<SettingDrift>,
     /// Settings whose new value waits for a restart.

@@ -24,6 +24,38 @@ pub struct Policy {
     pub conflict_resolution: ConflictResolution,
     /// Schemas whose tables never enter the replication set, beside our own and pglogical's.
     pub excluded_schemas: Vec<String>,
+    /// What slots may hold back.
+    pub slots: SlotPolicy,
+}
+
+/// What slots may hold back before they are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotPolicy {
+    /// The most one slot may hold back, bytes; `None`: what the disk can give.
+    pub budget_bytes: Option<u64>,
+    /// The share of the WAL's disk that slots must leave free, percent.
+    pub reserve_percent: u8,
+    /// The most that PostgreSQL's own limit may be, percent of the disk.
+    pub backstop_percent_max: u8,
+    /// More than this share of its budget is worth a warning, percent.
+    pub warn_percent: u8,
+    /// More than this share needs somebody, percent.
+    pub alarm_percent: u8,
+    /// Beyond `alarm_percent` a slot is given up this long before its budget is spent.
+    pub give_up_within: Duration,
+}
+
+impl Default for SlotPolicy {
+    fn default() -> SlotPolicy {
+        SlotPolicy {
+            budget_bytes: None,
+            reserve_percent: 10,
+            backstop_percent_max: 95,
+            warn_percent: 50,
+            alarm_percent: 80,
+            give_up_within: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Which nodes may found the cluster together.

@@ -4,7 +4,7 @@ use crate::clock::{ClockReading, ClockVerdict};
 use crate::ids::NodeId;
 use crate::life::Stage;
 use crate::observed::{Fact, Reach};
-use crate::plan::{Inputs, Plan, desired_providers, state_of};
+use crate::plan::{Inputs, Plan, desired_providers, held, state_of};
 use crate::record::{EdgeState, NodeRecord};
 use crate::roster::Roster;
 use crate::state::NodeState;
@@ -181,6 +181,15 @@ fn edge_rows(inputs: &Inputs<'_>, roster: &Roster, around: &Surroundings) -> Vec
             rows.push(edge_row(inputs, roster, around, (*subscriber, *provider)));
         }
     }
+    for held in held(inputs) {
+        let own =
+            |row: &&mut EdgeRow| row.provider == inputs.me && row.subscriber == held.subscriber;
+        if let Some(row) = rows.iter_mut().find(own) {
+            row.retained_bytes = Some(held.judged.held_bytes);
+            row.budget_bytes = Some(held.judged.budget_bytes);
+            row.full_in_s = held.judged.full_within.map(|within| within.as_secs());
+        }
+    }
     rows
 }
 
@@ -199,20 +208,6 @@ fn edge_row(
         .as_ref()
         .or(reported)
         .and_then(|edges| edges.get(&provider));
-    let retained = inputs
-        .observed
-        .postgres
-        .known()
-        .filter(|_| provider == inputs.me);
-    let retained_bytes = retained.and_then(|postgres| {
-        let me = (provider, postgres.epoch?);
-        let name = crate::ids::subscription_name((subscriber, roster.epoch(subscriber)?), me);
-        let slot = postgres
-            .slots
-            .iter()
-            .find(|(slot, _)| slot.ends_with(&name));
-        slot.map(|(_, facts)| facts.retained_bytes)
-    });
     EdgeRow {
         subscriber,
         provider,
@@ -226,7 +221,9 @@ fn edge_row(
             .copied()
             .filter(|_| own.is_none())
             .unwrap_or(0),
-        retained_bytes,
+        retained_bytes: None,
+        budget_bytes: None,
+        full_in_s: None,
     }
 }
 

@@ -189,6 +189,13 @@ pub struct EdgeRow {
     pub age_ms: u64,
     /// Bytes of WAL the provider retains for this edge, where the reporting node is the provider.
     pub retained_bytes: Option<u64>,
+    /// What it may retain before the slot is given up, where the reporting node is the provider.
+    #[serde(default)]
+    pub budget_bytes: Option<u64>,
+    /// Seconds until the provider's disk is full if the edge goes on retaining as it does; `None`
+    /// when it doesn't grow, or where the reporting node isn't the provider.
+    #[serde(default)]
+    pub full_in_s: Option<u64>,
 }
 
 /// Tables and the replication set.

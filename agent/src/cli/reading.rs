@@ -58,6 +58,10 @@ fn draw(view: View, report: &StatusReport) -> String {
             page.heading("EDGES", &topology::summary(report));
             status::legend(&mut page);
             topology::write(&mut page, report);
+            if let Some(held) = topology::retained(report) {
+                let text = format!("WAL is retained: {held}");
+                page.paragraph("  ", super::render::Tint::Plain, &text);
+            }
             for text in topology::differing(report) {
                 page.paragraph("  ", super::render::Tint::Plain, &text);
             }

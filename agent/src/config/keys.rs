@@ -270,11 +270,52 @@ pub const KEYS: &[Key] = &[
         "How this PostgreSQL is restarted: a program and its arguments. Empty: systemd does it.",
     ),
     key(
-        "postgres.wal_keep_percent",
-        Kind::Integer { min: 1, max: 90 },
+        "slots.budget_mb",
+        Kind::Integer {
+            min: 64,
+            max: 1 << 40,
+        },
+        Default::Unset("all that is free on the disk, less slots.reserve_percent of it"),
+        "50000",
+        "How much WAL may be held back for one node that doesn't take it, MB. A node whose budget \
+         is spent lacks changes from then on.",
+    ),
+    key(
+        "slots.reserve_percent",
+        Kind::Integer { min: 2, max: 50 },
+        Default::Integer(10),
+        "10",
+        "The share of the disk with the WAL that slots must leave free, percent.",
+    ),
+    key(
+        "slots.warn_percent",
+        Kind::Integer { min: 1, max: 100 },
         Default::Integer(50),
         "50",
-        "The share of the disk that slots may retain at most, percent.",
+        "How much of its budget a slot may hold back before status warns, percent.",
+    ),
+    key(
+        "slots.alarm_percent",
+        Kind::Integer { min: 1, max: 100 },
+        Default::Integer(80),
+        "80",
+        "How much of its budget a slot may hold back before status calls it critical, percent.",
+    ),
+    key(
+        "slots.give_up_s",
+        Kind::Integer { min: 0, max: 3_600 },
+        Default::Integer(60),
+        "60",
+        "How long before its budget is spent, at the rate at which it goes, a slot beyond \
+         slots.alarm_percent is given up, seconds.",
+    ),
+    key(
+        "slots.backstop_percent",
+        Kind::Integer { min: 1, max: 95 },
+        Default::Integer(95),
+        "95",
+        "The most that max_slot_wal_keep_size may be, percent of the disk. It lies above what the \
+         agent lets slots hold back, follows the disk, and counts while no agent runs.",
     ),
     key(
         "network.listen",

@@ -77,8 +77,6 @@ pub struct PostgresSettings {
     /// `postgres.restart_command`: how this cluster is restarted, for `pgaa-agent restart` and
     /// before the node ever took writes. Empty: through the path unit.
     pub restart_command: Vec<String>,
-    /// `postgres.wal_keep_fraction`: the share of the disk that slots may retain at most, percent.
-    pub wal_keep_percent: u8,
 }
 
 /// `[network]`

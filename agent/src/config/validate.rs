@@ -14,7 +14,7 @@ use super::settings::{
 };
 use super::sources::Merged;
 use pgaa_core::ids::Name;
-use pgaa_core::policy::{ConflictResolution, Policy};
+use pgaa_core::policy::{ConflictResolution, Policy, SlotPolicy};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -184,7 +184,30 @@ impl Check<'_> {
             founding_wait: Duration::from_secs(self.number("cluster.founding_wait_s")),
             conflict_resolution: self.conflict_resolution(),
             excluded_schemas: self.list("postgres.excluded_schemas"),
+            slots: self.slots(),
         }
+    }
+
+    fn slots(&mut self) -> SlotPolicy {
+        let policy = SlotPolicy {
+            budget_bytes: self
+                .merged
+                .set("slots.budget_mb")
+                .map(|_| self.number::<u64>("slots.budget_mb") << 20),
+            reserve_percent: self.number("slots.reserve_percent"),
+            backstop_percent_max: self.number("slots.backstop_percent"),
+            warn_percent: self.number("slots.warn_percent"),
+            alarm_percent: self.number("slots.alarm_percent"),
+            give_up_within: Duration::from_secs(self.number("slots.give_up_s")),
+        };
+        if policy.warn_percent > policy.alarm_percent {
+            let text = format!(
+                "{} would never be reached: slots.alarm_percent is {}",
+                policy.warn_percent, policy.alarm_percent
+            );
+            self.problem("slots.warn_percent", text);
+        }
+        policy
     }
 
     /// How many found, how many there may be, and how many are named have to fit together.

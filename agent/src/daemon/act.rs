@@ -26,6 +26,8 @@ pub struct Outcome {
     pub kicked: Vec<String>,
     /// For which subscribers were stale senders ended?
     pub senders_ended: Vec<NodeId>,
+    /// What was done for the slot guard.
+    pub guarded: Vec<Action>,
 }
 
 /// The DSNs by which servers reach one another.
@@ -91,6 +93,14 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
         return;
     }
     outcome.done += 1;
+    if let Action::GiveUpSlot {
+        subscriber,
+        because,
+        ..
+    } = action
+    {
+        gave_up(node, *subscriber, because);
+    }
     match action {
         Action::EnableSubscription { subscription, .. } => {
             outcome.started.push(subscription.clone());
@@ -99,8 +109,10 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
             outcome.kicked.push(subscription.clone());
         }
         Action::EndStaleSender { subscriber, .. } => outcome.senders_ended.push(*subscriber),
+        Action::GiveUpSlot { .. } | Action::Checkpoint | Action::WriteSettings => {
+            outcome.guarded.push(action.clone());
+        }
         Action::Prepare
-        | Action::WriteSettings
         | Action::RestartPostgres { .. }
         | Action::AdmitMembers { .. }
         | Action::DropSubscription { .. }
@@ -126,11 +138,25 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
     node.event(severity, "acted", action.to_string());
 }
 
+/// The one act of this agent that costs somebody data they have to fetch again: it is told apart
+/// from all others, and with what led to it.
+fn gave_up(node: &Node, subscriber: NodeId, because: &str) {
+    let name = node
+        .knowledge
+        .with_roster(|roster| roster.name_of(subscriber));
+    let name = name.unwrap_or_else(|| subscriber.short());
+    node.event(
+        Severity::Critical,
+        "slot_given_up",
+        format!("the slot of {name} was given up, and {name} lacks changes from here: {because}"),
+    );
+}
+
 async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<()> {
     let sql = &node.postgres;
     match action {
         Action::Prepare => done(sql.prepare(node.id()).await),
-        Action::WriteSettings => write_settings(node),
+        Action::WriteSettings => write_settings(node).await,
         Action::RestartPostgres { .. } => restart(node).await,
         Action::AdmitMembers { members } => {
             postgres::admit(&node.settings, members)?;
@@ -139,7 +165,10 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         Action::DropSubscription { subscription } => {
             done(sql.drop_subscription(subscription).await)
         }
-        Action::DropSlot { slot, .. } => done(sql.drop_slot(slot, true).await),
+        Action::DropSlot { slot, .. } | Action::GiveUpSlot { slot, .. } => {
+            done(sql.drop_slot(slot, true).await)
+        }
+        Action::Checkpoint => done(sql.checkpoint().await),
         Action::EnsureLocalNode => {
             let epoch = node
                 .local
@@ -226,9 +255,15 @@ async fn restart(node: &Arc<Node>) -> anyhow::Result<()> {
     done(restarted.await.context("the restart was interrupted")?)
 }
 
-fn write_settings(node: &Node) -> anyhow::Result<()> {
-    postgres::provision(&node.settings)?;
-    Ok(())
+/// Writes our file anew, and has it read: what only a restart changes waits for one.
+async fn write_settings(node: &Arc<Node>) -> anyhow::Result<()> {
+    let settings = node.settings.clone();
+    let written = tokio::task::spawn_blocking(move || postgres::write_conf(&settings));
+    let (needed, _) = written
+        .await
+        .context("writing the settings was interrupted")??;
+    node.postgres.compare_settings_with(needed).await;
+    done(node.postgres.reload_conf().await)
 }
 
 /// Writes the block, reloads, and, when it was shut, ends the sessions that came in before.

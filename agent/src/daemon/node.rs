@@ -338,6 +338,7 @@ fn first_report(parts: &Parts) -> StatusReport {
     let observed = Observed {
         postgres: Fact::Unknown("it has not been looked at yet".to_owned()),
         peers: BTreeMap::new(),
+        wal_disk: Fact::Unknown("it has not been looked at yet".to_owned()),
     };
     let inputs = Inputs {
         now: now.mono,

@@ -4,6 +4,7 @@ use super::act::{self, Dsns};
 use super::node::Node;
 use crate::durable::DurableError;
 use crate::events::Severity;
+use crate::postgres;
 use crate::postgres::conninfo::{BadConninfo, Remote};
 use crate::postgres::provision::needed_now;
 use crate::telemetry::Systemd;
@@ -14,7 +15,7 @@ use pgaa_core::clock::ClockReading;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::{Life, Stage};
 use pgaa_core::memory::Memory;
-use pgaa_core::observed::{Fact, Observed, PostgresFacts};
+use pgaa_core::observed::{DiskFacts, Fact, Observed, PostgresFacts};
 use pgaa_core::plan::{Inputs, Plan, plan, state_of};
 use pgaa_core::publish::{Publication, Publisher, Seen, publish};
 use pgaa_core::record::NodeRecord;
@@ -240,6 +241,7 @@ impl Reconciler {
             catalogs: node.knowledge.catalogs(&catalogs, &own),
             observed: Observed {
                 postgres,
+                wal_disk: wal_disk(node),
                 peers: node.knowledge.reach(now.mono),
             },
             roster,
@@ -262,6 +264,9 @@ impl Reconciler {
         for subscriber in &outcome.senders_ended {
             self.memory
                 .note_sender_ended(*subscriber, look.roster.as_ref(), now);
+        }
+        for action in &outcome.guarded {
+            self.memory.note_guarded(action, now);
         }
         if outcome.failure != self.last_failure {
             if let Some(failure) = &outcome.failure {
@@ -409,6 +414,14 @@ fn dsns(node: &Node, roster: &Roster) -> Dsns {
         Err(error) => warn!("the local server can't be named: {error}"),
     }
     dsns
+}
+
+/// A call that may block for a moment; a look waits for the server's disk anyway.
+fn wal_disk(node: &Node) -> Fact<DiskFacts> {
+    match postgres::wal_disk(&node.settings.postgres.data_dir) {
+        Ok(disk) => Fact::Known(disk),
+        Err(error) => Fact::Unknown(format!("{:#}", anyhow::Error::from(error))),
+    }
 }
 
 /// How the server of one member is reached from here.

@@ -5,6 +5,7 @@
 
 use super::conf::split_list;
 use super::needed::{Item, Needed, Rule};
+use super::provision::OUR_FILE;
 use pgaa_core::observed::SettingDrift;
 
 /// One row of `pg_settings`.
@@ -84,6 +85,17 @@ pub fn audit(settings: &[SettingRow], files: &[FileRow], needed: &Needed) -> Aud
         restart_pending,
         errors,
     }
+}
+
+/// `max_slot_wal_keep_size` in bytes, where it comes from our file: only then is it ours to move.
+#[must_use]
+pub fn backstop_bytes(settings: &[SettingRow]) -> Option<u64> {
+    let row = settings
+        .iter()
+        .find(|row| row.name == "max_slot_wal_keep_size")?;
+    let file = row.sourcefile.as_deref()?;
+    let megabytes: u64 = row.setting.parse().ok()?;
+    file.ends_with(OUR_FILE).then_some(megabytes << 20)
 }
 
 fn refused(line: &FileRow, restart_pending: &[String]) -> Option<String> {

@@ -31,7 +31,7 @@ pub use hba::Gate;
 pub use join::{CopyInto, CopySession};
 pub use mesh::{Forward, Origin, Slot, Subscription};
 pub use migrate::Identity;
-pub use provision::provision;
+pub use provision::{provision, wal_disk, write_conf};
 pub use sequences::{SequenceFix, step};
 pub use server::{Restart, restart, start_by_systemd};
 pub use session::{Place, SqlError};

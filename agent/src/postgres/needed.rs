@@ -8,6 +8,7 @@ use super::conf::Assigned;
 use super::layout::Kind;
 use crate::config::Settings;
 use crate::trust::credentials::TlsFiles;
+use pgaa_core::observed::DiskFacts;
 use std::collections::BTreeMap;
 
 mod list;
@@ -79,8 +80,8 @@ pub struct Inputs<'a> {
     pub tls: &'a TlsFiles,
     /// How the cluster is laid out.
     pub kind: &'a Kind,
-    /// The size of the disk that holds the WAL.
-    pub disk_bytes: u64,
+    /// The disk that holds the WAL.
+    pub disk: DiskFacts,
     /// The server's default of `output_plugin_libraries`; `None` where it doesn't know it: there
     /// the parameter would be fatal at start.
     pub output_plugins: Option<&'a str>,

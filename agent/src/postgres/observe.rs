@@ -49,6 +49,7 @@ struct Slow {
     structure: Structure,
     audit: Audit,
     hba_errors: Vec<String>,
+    backstop_bytes: Option<u64>,
 }
 
 /// What one look is made with.
@@ -165,7 +166,7 @@ impl Postgres {
             let excluded = &self.inner.excluded_schemas;
             let step = super::step(self.inner.max_nodes);
             let structure = tables::read(session, excluded, prepared, (ordinal, step)).await?;
-            let audit = audited(session, watch.needed.as_ref()).await?;
+            let (audit, backstop_bytes) = audited(session, watch.needed.as_ref()).await?;
             let hba_errors = hba_errors(session, facts.version_num).await?;
             let read_at = now;
             let slow = Slow {
@@ -175,6 +176,7 @@ impl Postgres {
                 structure,
                 audit,
                 hba_errors,
+                backstop_bytes,
             };
             watch.slow = Some(slow);
         }
@@ -182,6 +184,7 @@ impl Postgres {
             facts.tables.clone_from(&slow.structure.tables);
             facts.catalog = slow.structure.catalog;
             facts.has_rows = slow.structure.has_rows;
+            facts.backstop_bytes = slow.backstop_bytes;
             facts.drifts.clone_from(&slow.audit.drifts);
             facts
                 .restart_pending
@@ -326,9 +329,13 @@ async fn fingerprint(session: &Session, prepared: bool) -> Result<String, SqlErr
 }
 
 /// Compares the settings with what is needed; nothing differs while nobody has said what is.
-async fn audited(session: &Session, needed: Option<&Needed>) -> Result<Audit, SqlError> {
+/// With it comes the limit that our file sets for what slots hold back, bytes.
+async fn audited(
+    session: &Session,
+    needed: Option<&Needed>,
+) -> Result<(Audit, Option<u64>), SqlError> {
     let Some(needed) = needed else {
-        return Ok(Audit::default());
+        return Ok((Audit::default(), None));
     };
     let settings = sql!("settings");
     let files = sql!("file_settings");
@@ -342,7 +349,8 @@ async fn audited(session: &Session, needed: Option<&Needed>) -> Result<Audit, Sq
         .iter()
         .map(|row| file_line(files.name, row))
         .collect::<Result<_, _>>()?;
-    Ok(audit::audit(&setting_rows, &file_rows, needed))
+    let audit = audit::audit(&setting_rows, &file_rows, needed);
+    Ok((audit, audit::backstop_bytes(&setting_rows)))
 }
 
 fn setting(what: &'static str, row: &Row) -> Result<SettingRow, SqlError> {

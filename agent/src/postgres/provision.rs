@@ -19,6 +19,7 @@ use crate::trust::credentials::{CredentialsError, TlsFiles};
 use crate::trust::{Credentials, Identity};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
+use pgaa_core::observed::DiskFacts;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Our file, below the configuration directory. Debian's clusters include `conf.d`.
-const OUR_FILE: &str = "conf.d/90-pgaa.conf";
+pub const OUR_FILE: &str = "conf.d/90-pgaa.conf";
 /// In the state directory while a cluster is being made.
 const INTENT: &str = "creating-cluster";
 
@@ -93,8 +94,8 @@ pub enum ProvisionError {
     /// The data directory holds something else.
     #[error("{} is not empty and holds no PostgreSQL cluster: empty it, or set postgres.data_dir", .0.display())]
     NotEmpty(PathBuf),
-    /// The size of the disk can't be found out.
-    #[error("cannot see how large the disk of {} is", path.display())]
+    /// The disk can't be looked at.
+    #[error("cannot see how full the disk of {} is", path.display())]
     Disk {
         /// A directory on it.
         path: PathBuf,
@@ -189,14 +190,14 @@ pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
     let output_plugins = server.output_plugins()?;
     let config_dir = &settings.postgres.config_dir;
     let data_dir = &settings.postgres.data_dir;
-    let (files, disk_bytes) = server.owner().act(|| {
-        Ok::<_, ProvisionError>((Files::read(config_dir, data_dir)?, disk_bytes(data_dir)?))
+    let (files, disk) = server.owner().act(|| {
+        Ok::<_, ProvisionError>((Files::read(config_dir, data_dir)?, wal_disk(data_dir)?))
     })??;
     Ok(needed(Inputs {
         settings,
         tls: &TlsFiles::below(&settings.paths.state_dir),
         kind: server.kind(),
-        disk_bytes,
+        disk,
         output_plugins: output_plugins.as_deref(),
         foreign: &files.foreign(&config_dir.join(OUR_FILE)),
     }))
@@ -243,15 +244,37 @@ fn include(main: &Path) -> Result<String, DurableError> {
     ))
 }
 
-/// The size of the disk that holds the WAL (`pg_wal` may be a link to another one).
-fn disk_bytes(data_dir: &Path) -> Result<u64, ProvisionError> {
+/// The disk that holds the WAL (`pg_wal` may be a link to another one).
+pub fn wal_disk(data_dir: &Path) -> Result<DiskFacts, ProvisionError> {
     let path = data_dir.join("pg_wal");
-    let disk = statvfs(&path);
-    let disk = disk.map_err(|errno| ProvisionError::Disk {
-        path,
-        source: errno.into(),
-    })?;
-    Ok(disk.blocks().saturating_mul(disk.fragment_size()))
+    let failed = |source| ProvisionError::Disk {
+        path: path.clone(),
+        source,
+    };
+    let disk = statvfs(&path).map_err(|errno| failed(errno.into()))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+    Ok(DiskFacts {
+        total_bytes: bytes(disk.blocks()),
+        free_bytes: bytes(disk.blocks_available()),
+        wal_bytes: wal_bytes(&path).map_err(failed)?,
+    })
+}
+
+/// What the segments take: they are of one size, so that one of them is asked for it.
+fn wal_bytes(pg_wal: &Path) -> io::Result<u64> {
+    let mut count: u64 = 0;
+    let mut size = 0;
+    for entry in fs::read_dir(pg_wal)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let segment = name.len() == 24 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit);
+        if segment && size == 0 {
+            // It may have been removed since.
+            size = entry.metadata().map_or(0, |metadata| metadata.len());
+        }
+        count += u64::from(segment);
+    }
+    Ok(count.saturating_mul(size))
 }
 
 /// Mints identity and certificate where there is none, and sees that PostgreSQL will take it.

@@ -12,6 +12,7 @@ mod harness;
 mod intruders;
 mod partitions;
 mod provision;
+mod slots;
 mod sql;
 mod tables;
 

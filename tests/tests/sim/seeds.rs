@@ -23,8 +23,11 @@ const THREADS: usize = 2;
 /// So many failures are printed.
 const SHOWN: usize = 12;
 
+/// What `SEEDS` counts in: an experiment that plays fewer by default plays fewer always.
+const USUAL: u64 = 2_000;
+
 /// Runs `experiment(seed, traced)` for the kept seeds and then for `SEEDS` more (`many` of them
-/// by default), or for the one that `SEED` names. Panics when one fails.
+/// by default, which stand for [`USUAL`]), or for the one that `SEED` names. Panics when one fails.
 pub fn try_all(
     test: &str,
     kept: &[u64],
@@ -39,7 +42,7 @@ pub fn try_all(
     if let Some(seed) = number("SEED") {
         return replay(seed, experiment);
     }
-    let seeds = number("SEEDS").unwrap_or(many);
+    let seeds = number("SEEDS").map_or(many, |seeds| (seeds * many / USUAL).max(1));
     let total = seeds + kept.len() as u64;
     let next = AtomicU64::new(0);
     let seed_of = |i: u64| match usize::try_from(i).ok().and_then(|i| kept.get(i)) {

@@ -50,6 +50,7 @@ fn policy(expect: u16, founding_set: FoundingSet) -> Policy {
         founding_wait: Duration::from_secs(60),
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
+        slots: Default::default(),
     }
 }
 

@@ -4,12 +4,14 @@
 //! early end says what it waits for, because that is what `status` prints.
 
 mod edges;
+mod guard;
 mod readiness;
 mod slots;
 #[cfg(test)]
 mod tests;
 
 pub use edges::{desired_providers, edge_reports};
+pub use guard::{Held, held, to_give_up};
 pub use readiness::{slots_for, state_of};
 
 use crate::action::Action;
@@ -73,7 +75,18 @@ struct View<'a> {
     epoch: DataEpoch,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The view of a node that is in a cluster and whose database is prepared and seen.
+    fn of(inputs: &'a Inputs<'a>) -> Option<View<'a>> {
+        let postgres = inputs.observed.postgres.known()?;
+        Some(View {
+            inputs,
+            roster: inputs.roster?,
+            postgres,
+            epoch: postgres.epoch?,
+        })
+    }
+
     fn me(&self) -> (NodeId, DataEpoch) {
         (self.inputs.me, self.epoch)
     }
@@ -92,25 +105,18 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
         }
     };
     settings(inputs, postgres, &mut plan);
-    let (Some(_), Some(epoch)) = (&postgres.pglogical, postgres.epoch) else {
+    if postgres.pglogical.is_none() || postgres.epoch.is_none() {
         if plan.actions.is_empty() {
             plan.actions.push(Action::Prepare);
         }
         plan.waiting
             .push(WaitingOn::new("prepare", "the database is being prepared"));
         return plan;
-    };
+    }
     shut(inputs, postgres, &mut plan);
-    let Some(roster) = inputs.roster else {
-        return plan;
-    };
-    let view = View {
-        inputs,
-        roster,
-        postgres,
-        epoch,
-    };
-    member(&view, &mut plan);
+    if let Some(view) = View::of(inputs) {
+        member(&view, &mut plan);
+    }
     plan
 }
 
@@ -198,6 +204,7 @@ fn member(view: &View<'_>, plan: &mut Plan) {
     admit(view, plan);
     edges::remove_buried(view, plan);
     slots::remove_buried(view, plan);
+    guard::watch(view, plan);
     local_node(view, plan);
     slots::create(view, plan);
     edges::create_and_keep(view, plan);

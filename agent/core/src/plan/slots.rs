@@ -33,7 +33,7 @@ pub(super) fn slot_suffix(
 }
 
 /// The slot of one subscriber on this node, if there is one.
-fn slot_of<'a>(view: &View<'a>, subscriber: (NodeId, DataEpoch)) -> Option<&'a String> {
+pub(super) fn slot_of<'a>(view: &View<'a>, subscriber: (NodeId, DataEpoch)) -> Option<&'a String> {
     let suffix = slot_suffix(subscriber, view.me());
     view.postgres
         .slots

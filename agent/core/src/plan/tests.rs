@@ -1,6 +1,7 @@
 //! Golden texts: given this, the plan is that.
 
 mod fixture;
+mod guard;
 
 use super::*;
 use crate::action::Action;
@@ -278,6 +279,23 @@ fn a_stream_that_is_silent_since_the_agent_started_is_reconnected_once() {
     world.memory.kicked.clear();
     world.memory.started = Some(Mono(NOW.0 - 4_900));
     assert!(!world.text().contains("do "), "it is early");
+}
+
+#[test]
+fn a_server_that_was_away_returns_although_its_agent_answered_all_the_while() {
+    let mut world = World::converged();
+    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
+    for (state, at) in [(NodeState::Booting, 60_000), (NodeState::Ready, 400)] {
+        world.record_mut(2).state = state;
+        let roster = world.roster.as_ref().unwrap();
+        world.memory.note_roster(node(1), roster, Mono(NOW.0 - at));
+    }
+    // It was kicked in vain, and the next kick would be half a minute away.
+    let vain = (Mono(NOW.0 - 1_000), 9);
+    world.memory.kicked.insert(subscription, vain);
+    world.memory.heartbeats.get_mut(&node(2)).unwrap().2 = Mono(NOW.0 - 60_000);
+    let text = world.text();
+    assert!(text.contains("do reconnect to 00000002"), "{text}");
 }
 
 #[test]

@@ -75,6 +75,8 @@ fn edge(subscriber: u8, provider: u8, state: EdgeState) -> EdgeRow {
         },
         age_ms: if subscriber == 1 { 0 } else { 3_000 },
         retained_bytes: (provider == 1 && subscriber == 3).then_some(5_300_000_000),
+        budget_bytes: (provider == 1).then_some(9_000_000_000),
+        full_in_s: (provider == 1 && subscriber == 3).then_some(5_400),
     }
 }
 

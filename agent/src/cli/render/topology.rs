@@ -143,6 +143,23 @@ pub fn differing(report: &StatusReport) -> Vec<String> {
         .collect()
 }
 
+/// "5.3 GB of 9.0 GB for node-3 (disk full in 90 min)".
+fn held(edge: &EdgeRow, name: &str) -> String {
+    let of = edge
+        .budget_bytes
+        .map(|budget| format!(" of {}", words::bytes(budget)));
+    let full = edge.full_in_s.map(|seconds| {
+        let within = words::age(seconds.max(1).saturating_mul(1_000));
+        format!(" (disk full in {within})")
+    });
+    format!(
+        "{}{} for {name}{}",
+        words::bytes(edge.retained_bytes.unwrap_or_default()),
+        of.unwrap_or_default(),
+        full.unwrap_or_default()
+    )
+}
+
 /// Bytes retained for each subscriber, where this node is the provider, when it is worth saying.
 #[must_use]
 pub fn retained(report: &StatusReport) -> Option<String> {
@@ -158,9 +175,11 @@ pub fn retained(report: &StatusReport) -> Option<String> {
     let held: Vec<String> = report
         .edges
         .iter()
-        .filter_map(|edge| Some((edge.subscriber, edge.retained_bytes?)))
-        .filter(|(_, bytes)| *bytes >= WORTH_SAYING_BYTES)
-        .map(|(node, bytes)| format!("{} for {}", words::bytes(bytes), name(node)))
+        .filter(|edge| {
+            edge.retained_bytes
+                .is_some_and(|bytes| bytes >= WORTH_SAYING_BYTES)
+        })
+        .map(|edge| held(edge, name(edge.subscriber)))
         .collect();
     (!held.is_empty()).then(|| held.join(", "))
 }

@@ -39,7 +39,6 @@ impl Check<'_> {
             mesh_role,
             owner: self.text("postgres.owner"),
             restart_command,
-            wal_keep_percent: self.number("postgres.wal_keep_percent"),
         }
     }
 

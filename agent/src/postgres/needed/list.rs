@@ -3,6 +3,7 @@
 use super::super::conf::{Assigned, split_list};
 use super::super::layout::Kind;
 use super::{Inputs, Item, Needed, Note, Rule};
+use pgaa_core::guard;
 use std::path::Path;
 
 /// The list while it is made.
@@ -233,14 +234,16 @@ impl<'a> List<'a> {
 
     fn wal(&mut self) {
         self.archive();
-        let percent = u64::from(self.inputs.settings.postgres.wal_keep_percent);
-        let keep_mb = self.inputs.disk_bytes / 100 * percent / (1 << 20);
+        let policy = &self.inputs.settings.policy.slots;
+        let keep_mb = guard::backstop(policy, &self.inputs.disk) / (1 << 20);
         if self.foreign("max_slot_wal_keep_size").is_none() && keep_mb > 0 {
             self.add(
                 "max_slot_wal_keep_size",
                 Some(format!("{keep_mb}MB")),
-                Rule::OneOf(vec![keep_mb.to_string()]),
-                &format!("{percent} % of the disk: a slot gives way before the disk is full"),
+                // It follows the disk, and only a limit that is far off is worth a word.
+                Rule::AtLeast(i64::try_from(keep_mb / 2).unwrap_or(i64::MAX)),
+                "above what the agent lets slots hold back, for the time in which it doesn't run: \
+                 a slot gives way before the disk is full",
             );
         }
         // Below a minute, large transactions are cut off and sent again for ever.

@@ -55,7 +55,11 @@ fn with_plugins(foreign: &str, output_plugins: Option<&str>) -> Needed {
             version: "15".to_owned(),
             name: "main".to_owned(),
         },
-        disk_bytes: 100 << 30,
+        disk: DiskFacts {
+            total_bytes: 100 << 30,
+            free_bytes: 60 << 30,
+            wal_bytes: 1 << 30,
+        },
         output_plugins,
         foreign: &lines.collect(),
     })
@@ -104,8 +108,8 @@ fn a_fresh_server_gets_everything() {
         assert_eq!(value(&fresh, name), Some(expected), "{name}");
     }
     let keep = value(&fresh, "max_slot_wal_keep_size").unwrap();
-    let percent = u64::from(settings(CONFIGURATION).postgres.wal_keep_percent);
-    assert_eq!(keep, format!("{}MB", percent * 1024));
+    // What is free and what the WAL takes, less half of the reserve of 10 % of the disk.
+    assert_eq!(keep, format!("{}MB", (60 + 1 - 5) * 1024));
     assert_eq!(value(&fresh, "wal_sender_timeout"), None);
     assert_eq!(fresh.notes, []);
 }

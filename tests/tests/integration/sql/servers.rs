@@ -9,7 +9,7 @@ use pgaa_agent::config::{
 use pgaa_agent::postgres::Postgres;
 use pgaa_agent::postgres::conninfo::Remote;
 use pgaa_core::ids::{Name, NodeId};
-use pgaa_core::policy::{ConflictResolution, FoundingSet, Policy};
+use pgaa_core::policy::{ConflictResolution, FoundingSet, Policy, SlotPolicy};
 use pgaa_tests::command::{as_server, call, run, server_directory, server_file, tail};
 use pgaa_tests::node::SERVER_BIN;
 use pgaa_tests::process::Daemon;
@@ -255,6 +255,7 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         founding_wait: Duration::from_secs(60),
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: vec!["scratch".to_owned()],
+        slots: SlotPolicy::default(),
     };
     let postgres = PostgresSettings {
         data_dir: directory.join("data"),
@@ -266,7 +267,6 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         mesh_role: MESH_ROLE.to_owned(),
         owner: Some("app".to_owned()),
         restart_command: Vec::new(),
-        wal_keep_percent: 50,
     };
     let network = NetworkSettings {
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),

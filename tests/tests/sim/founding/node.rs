@@ -172,6 +172,7 @@ fn policy(setup: &Setup) -> Policy {
         founding_wait: Duration::from_secs(60),
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
+        slots: Default::default(),
     }
 }
 

@@ -222,6 +222,7 @@ impl Agent {
         let observed = Observed {
             postgres,
             peers: self.reach(turn.now),
+            wal_disk: turn.shared.servers.disk(turn.machine),
         };
         if self.stage != Some(self.disk.life.stage) {
             self.stage = Some(self.disk.life.stage);
@@ -263,6 +264,9 @@ impl Agent {
         let outcome = act(self, turn, &dsns);
         for subscription in outcome.kicked {
             self.memory.note_kick(&subscription, turn.now);
+        }
+        for action in &outcome.guarded {
+            self.memory.note_guarded(action, turn.now);
         }
         for node in outcome.senders_ended {
             self.memory

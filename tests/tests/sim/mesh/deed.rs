@@ -19,6 +19,7 @@ pub struct Outcome {
     pub done: usize,
     pub kicked: Vec<String>,
     pub senders_ended: Vec<NodeId>,
+    pub guarded: Vec<Action>,
 }
 
 /// What one action did.
@@ -73,6 +74,16 @@ fn one(
         Action::DropSlot { slot, .. } => {
             turn.shared.drops += 1;
             servers.drop_slot(machine, slot);
+        }
+        Action::GiveUpSlot {
+            slot, subscriber, ..
+        } => {
+            servers.give_up(machine, slot, *subscriber);
+            outcome.guarded.push(action.clone());
+        }
+        Action::Checkpoint => {
+            servers.checkpoint(machine);
+            outcome.guarded.push(action.clone());
         }
         Action::EnsureLocalNode => {
             let name = pglogical_node_name(me, agent.disk.setup.epoch);

@@ -3,6 +3,7 @@
 
 mod agent;
 mod deed;
+mod disk;
 mod message;
 mod server;
 mod story;

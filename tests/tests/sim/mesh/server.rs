@@ -6,6 +6,7 @@
 //! nothing of the gap; dropping a subscription leaves the slot on a provider out of reach.
 
 mod acts;
+pub mod disk;
 mod stream;
 
 use crate::world::Links;
@@ -98,6 +99,9 @@ pub struct Server {
     /// How many rows of each other server have arrived. They arrive in order, each once.
     arrived: BTreeMap<usize, u64>,
     next_write: Mono,
+    pub disk: disk::Disk,
+    /// Do its workers run without applying anything?
+    pub stuck: bool,
 }
 
 /// All servers, and the wires between them.
@@ -109,6 +113,8 @@ pub struct Servers {
     pub applications: bool,
     /// What went wrong for good: rows lost, or twice.
     pub wrong: Option<String>,
+    /// Slots that were dropped because a disk was about to fill.
+    pub given_up: Vec<disk::GivenUp>,
     /// How many senders there have been.
     pub(super) senders: i32,
 }
@@ -133,6 +139,8 @@ impl Server {
             heartbeats: BTreeMap::new(),
             arrived: BTreeMap::new(),
             next_write: Mono(0),
+            disk: disk::Disk::of(u64::MAX / 4),
+            stuck: false,
         }
     }
 
@@ -236,7 +244,7 @@ impl Servers {
             slots: server
                 .slots
                 .iter()
-                .map(|(name, s)| (name.clone(), slot_facts(s)))
+                .map(|(name, s)| (name.clone(), slot_facts(s, self.held_bytes(machine, s))))
                 .collect(),
             heartbeats: server
                 .heartbeats
@@ -293,12 +301,12 @@ fn facts(subscription: &Subscription) -> SubscriptionFacts {
     }
 }
 
-fn slot_facts(slot: &Slot) -> SlotFacts {
+fn slot_facts(slot: &Slot, retained_bytes: u64) -> SlotFacts {
     SlotFacts {
         active: slot.sender.is_some(),
         sender: slot.sender.map(|sender| sender.pid),
         wal_status: "reserved".to_owned(),
-        retained_bytes: 0,
+        retained_bytes,
         confirmed: Lsn(slot.confirmed as u64),
     }
 }

@@ -93,6 +93,27 @@ impl Story {
         story
     }
 
+    /// A story in which machines come up, and nothing befalls them.
+    pub fn quiet(seed: u64) -> Story {
+        let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let machines = rng.random_range(2..=4);
+        let start = |machine| (0, Mishap::World(Fault::Start(machine)));
+        Story {
+            setups: (0..machines)
+                .map(|machine| setup(&mut rng, machine, machines, machines))
+                .collect(),
+            rich: None,
+            acts: [(0..machines).map(start).collect(), Vec::new()],
+            destroyed: None,
+            weather: Weather {
+                loss: 0.0,
+                twice: 0.0,
+                delay_ms: (1, 5),
+            },
+            seed,
+        }
+    }
+
     /// The world in which it happens. Nothing has happened yet.
     pub fn world(&self, traced: bool) -> World<Agent> {
         let server = |(machine, setup): (usize, &Setup)| {
@@ -133,6 +154,7 @@ fn setup(rng: &mut SmallRng, machine: usize, machines: usize, founders: usize) -
             founding_wait: Duration::from_secs(12),
             conflict_resolution: ConflictResolution::LastUpdateWins,
             excluded_schemas: Vec::new(),
+            slots: Default::default(),
         },
         seeds: all,
     }

@@ -3,8 +3,8 @@
 use super::super::*;
 use crate::check::check;
 use crate::ids::{ClusterId, Lsn, Name, Ordinal, subscription_name};
-use crate::observed::{HeartbeatFacts, Reach, SlotFacts, SubscriptionFacts};
-use crate::policy::{ConflictResolution, FoundingSet};
+use crate::observed::{DiskFacts, HeartbeatFacts, Reach, SlotFacts, SubscriptionFacts};
+use crate::policy::{ConflictResolution, FoundingSet, SlotPolicy};
 use crate::record::{EdgeReport, EdgeState, Endpoints, JoinPhase, NodeRecord, Versions};
 use crate::roster::{Decree, FoundingMember};
 use crate::state::NodeState;
@@ -106,6 +106,11 @@ impl World {
             observed: Observed {
                 postgres: Fact::Known(postgres),
                 peers: [2, 3].map(|n| (node(n), Reach::Up)).into_iter().collect(),
+                wal_disk: Fact::Known(DiskFacts {
+                    total_bytes: 100_000_000_000,
+                    free_bytes: 60_000_000_000,
+                    wal_bytes: 0,
+                }),
             },
             memory: Memory {
                 stage_since: Some(Mono(0)),
@@ -172,8 +177,8 @@ impl World {
         self.postgres_mut().subscriptions.get_mut(&name).unwrap()
     }
 
-    pub(super) fn plan(&self) -> Plan {
-        let inputs = Inputs {
+    pub(super) fn with_inputs<T>(&self, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
+        look(&Inputs {
             now: NOW,
             me: NodeId(Uuid::from_u128(ME)),
             policy: &self.policy,
@@ -183,10 +188,15 @@ impl World {
             memory: &self.memory,
             catalogs: &self.catalogs,
             dsns: &self.dsns,
-        };
-        let plan = plan(&inputs);
-        assert_eq!(check(&plan, &inputs), Ok(()));
-        plan
+        })
+    }
+
+    pub(super) fn plan(&self) -> Plan {
+        self.with_inputs(|inputs| {
+            let plan = plan(inputs);
+            assert_eq!(check(&plan, inputs), Ok(()));
+            plan
+        })
     }
 
     pub(super) fn text(&self) -> String {
@@ -214,6 +224,7 @@ pub(super) fn policy() -> Policy {
         founding_wait: Duration::from_secs(60),
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
+        slots: SlotPolicy::default(),
     }
 }
 

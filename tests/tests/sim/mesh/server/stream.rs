@@ -23,6 +23,7 @@ impl Servers {
                 server.next_write = server.next_write.plus(WRITE_EVERY);
             }
         }
+        self.turn_disks(now);
         for machine in 0..self.all.len() {
             if self.all[machine].up {
                 let names: Vec<String> = self.all[machine].subscriptions.keys().cloned().collect();
@@ -105,6 +106,7 @@ impl Servers {
             next: now.plus(BACK_OFF.0),
             pause: BACK_OFF.0,
         };
+        let stuck = self.all[machine].stuck;
         let provider = &mut self.all[subscription.provider];
         if !linked {
             let since = dead_since.unwrap_or(now);
@@ -136,7 +138,7 @@ impl Servers {
                 silent_until,
             };
         }
-        if silent_until <= now {
+        if silent_until <= now && !stuck {
             let from = slot.confirmed.max(subscription.origin);
             slot.confirmed = provider.wal.len();
             let entries = provider.wal[from.min(provider.wal.len())..].to_vec();
