@@ -4,7 +4,7 @@ use super::act::{self, Dsns};
 use super::node::Node;
 use crate::durable::DurableError;
 use crate::events::Severity;
-use crate::postgres;
+use crate::postgres::{self, Inspector};
 use crate::postgres::conninfo::{BadConninfo, Remote};
 use crate::postgres::provision::needed_now;
 use crate::telemetry::Systemd;
@@ -47,6 +47,7 @@ pub struct Reconciler {
     node: Arc<Node>,
     systemd: Systemd,
     memory: Memory,
+    inspector: Inspector,
     publisher: Publisher,
     stage: Option<Stage>,
     state: Option<NodeState>,
@@ -100,6 +101,7 @@ impl Reconciler {
             node,
             systemd,
             memory: Memory::default(),
+            inspector: Inspector::default(),
             publisher,
             stage: None,
             state: None,
@@ -219,13 +221,13 @@ impl Reconciler {
         }
     }
 
-    async fn look(&self) -> Look {
+    async fn look(&mut self) -> Look {
         let node = &self.node;
         let now = node.clocks.now();
         let life = node.knowledge.life();
         let mut postgres = node.postgres.observe(now.mono, life.ordinal).await;
         if let Fact::Known(facts) = &mut postgres {
-            crate::postgres::inspect_files(&node.settings, facts);
+            self.inspector.inspect(&node.settings, now.mono, facts);
             node.remember(facts);
         }
         let roster = node.knowledge.roster();

@@ -11,9 +11,7 @@ use super::owner::{Owner, OwnerError};
 use crate::config::{PostgresSettings, Settings};
 use crate::durable::{self, DurableError};
 use pgaa_core::ids::NodeId;
-use pgaa_core::observed::PostgresFacts;
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -100,34 +98,15 @@ pub struct Access {
 
 /// Reads what the two files say.
 pub fn access(settings: &Settings) -> Result<Access, GateError> {
-    let postgres = &settings.postgres;
-    Owner::of(&postgres.data_dir)?.act(|| {
-        let files = AccessFiles::of(postgres)?;
-        let gate = hba::gate_of(&read(&files.hba)?).map_err(damaged(&files.hba))?;
-        let members = ident::members_of(&read(&files.ident)?).map_err(damaged(&files.ident))?;
-        Ok(Access { gate, members })
-    })?
+    let owner = Owner::of(&settings.postgres.data_dir)?;
+    owner.act(|| read_access(&AccessFiles::of(&settings.postgres)?))?
 }
 
-/// Puts what the two files say among the observed facts.
-pub fn inspect_files(settings: &Settings, facts: &mut PostgresFacts) {
-    match access(settings) {
-        Ok(access) => {
-            facts.gate_open = access.gate != Some(Gate::Shut);
-            facts.admitted = access.members;
-        }
-        Err(error) => facts.hba_errors.push(chain(&error)),
-    }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+/// Reads what these two files say. Call it as their owner.
+pub(super) fn read_access(files: &AccessFiles) -> Result<Access, GateError> {
+    let gate = hba::gate_of(&read(&files.hba)?).map_err(damaged(&files.hba))?;
+    let members = ident::members_of(&read(&files.ident)?).map_err(damaged(&files.ident))?;
+    Ok(Access { gate, members })
 }
 
 /// Sets the gate and leaves the members as they are.

@@ -12,6 +12,7 @@ pub mod gate;
 pub mod hba;
 mod heartbeat;
 pub mod ident;
+mod inspect;
 mod join;
 pub mod layout;
 mod mesh;
@@ -26,8 +27,9 @@ mod session;
 mod source;
 mod tables;
 
-pub use gate::{admit, inspect_files, set_gate};
+pub use gate::{admit, set_gate};
 pub use hba::Gate;
+pub use inspect::Inspector;
 pub use join::{CopyInto, CopySession};
 pub use mesh::{Forward, Origin, Slot, Subscription};
 pub use migrate::Identity;
