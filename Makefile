@@ -101,8 +101,9 @@ demo:
 
 bench:
 	@.ci/install-packages $(TEST_PACKAGES)
-	cargo build --release -p pgaa-agent -p pgaa-tests --bins
-	target/release/pgaa-bench
+	cargo build --release -p pgaa-agent
+	cargo build -p pgaa-tests --bins
+	PGAA_TEST_AGENT=$(CURDIR)/target/release/pgaa-agent target/debug/pgaa-bench
 
 fuzz:
 	@.ci/install-packages $(BUILD_PACKAGES) g++
