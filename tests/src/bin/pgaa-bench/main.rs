@@ -3,6 +3,7 @@
 //! Formation and overhead are ratios of two things that were measured side by side; absolute
 //! numbers stand beside their goals. Must not decide whether anything passed: machines differ.
 
+mod cpu;
 mod formation;
 mod overhead;
 mod rest;

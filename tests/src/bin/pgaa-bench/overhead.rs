@@ -1,15 +1,23 @@
 //! What the agents take from an application: pgbench on one node, with and without agents, in
 //! rounds that alternate, so that a slow minute of the machine hits both.
+//!
+//! Without means ended: PostgreSQL and the replication between the nodes go on. All rows are
+//! written on one node, so that nothing conflicts.
 
-use crate::{NEVER, median, report};
+use crate::{NEVER, cpu, report};
 use anyhow::{Context, Result, ensure};
+use pgaa_agent::clock::Clocks;
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::{as_server, run};
 use pgaa_tests::node::{DATABASE, Node, SERVER_BIN};
+use std::fs;
 
-/// How many pairs of rounds, and how long each runs.
-const PAIRS: usize = 6;
-const ROUND_SECONDS: u32 = 8;
+/// Blocks of four rounds: with, without, without, with. A machine that gets slower or faster
+/// during a block does so for both alike.
+const BLOCKS: usize = 8;
+
+/// How long each round runs.
+const ROUND_SECONDS: u32 = 6;
 
 /// 100,000 accounts each.
 const SCALE: &str = "2";
@@ -19,45 +27,71 @@ pub fn measure(cluster: &Cluster) -> Result<()> {
     let [node, ..] = cluster.nodes() else {
         return Ok(());
     };
-    // Empty tables and their keys everywhere; the rows are made once, and replicated.
-    for each in cluster.nodes() {
-        pgbench(each, &["-i", "-I", "dtp", "-q", "-s", SCALE])?;
-    }
-    cluster.eventually(NEVER, "pgbench's tables are replicated", |c| {
-        c.replicates(&["public.pgbench_accounts", "public.pgbench_tellers"])
-    })?;
-    pgbench(node, &["-i", "-I", "g", "-q", "-s", SCALE])?;
-    let (mut with, mut without) = (Vec::new(), Vec::new());
+    fill(cluster, node)?;
     round(cluster, node)?;
-    for _ in 0..PAIRS {
-        with.push(round(cluster, node)?);
-        cluster.nodes().iter().try_for_each(Node::stop_agent)?;
-        without.push(round(cluster, node)?);
-        cluster.nodes().iter().try_for_each(Node::start_agent)?;
-        cluster.await_assembly(NEVER)?;
-    }
-    let spread = spread(&without);
-    let (with, without) = (median(&mut with), median(&mut without));
+    let used = account(cluster, node)?;
+    let blocks = (0..BLOCKS)
+        .map(|_| block(cluster, node))
+        .collect::<Result<Vec<Block>>>()?;
+    no_conflicts(cluster)?;
+    let ratios: Vec<f64> = blocks.iter().map(Block::logarithm).collect();
+    let (ratio, error) = mean(&ratios);
     report(
-        &format!("pgbench on one of 3 nodes, with / without agents ({PAIRS} pairs)"),
-        &format!("{with:.0} / {without:.0} = {:.3}", with / without),
-        &format!("0.990 (rounds without agents spread by {spread:.1} %)"),
+        &format!("pgbench on one of 3 nodes, with / without agents, {BLOCKS} blocks"),
+        &format!("{:.3} ± {:.3}", ratio.exp(), ratio.exp() * error),
+        &format!("0.990 ({:.0} tps; ± is a standard error)", speed(&blocks)),
+    );
+    report(
+        "CPU of that node's agent and its sessions meanwhile",
+        &format!("{:.2} + {:.2} % of a core", used.agent, used.sessions),
+        "-",
     );
     Ok(())
 }
 
+/// Empty tables and their keys everywhere; the rows are made on one node, and replicated. Rows
+/// have room to be updated in their page, so that no round is slower because of an earlier one.
+fn fill(cluster: &Cluster, node: &Node) -> Result<()> {
+    for each in cluster.nodes() {
+        pgbench(each, &["-i", "-I", "dtp", "-q", "-F", "50", "-s", SCALE])?;
+    }
+    cluster.eventually(NEVER, "pgbench's tables are replicated", |c| {
+        c.replicates(&[
+            "public.pgbench_accounts",
+            "public.pgbench_branches",
+            "public.pgbench_tellers",
+        ])
+    })?;
+    pgbench(node, &["-i", "-I", "g", "-q", "-s", SCALE]).map(drop)
+}
+
+/// Transactions per second of two rounds each.
+struct Block {
+    with: [f64; 2],
+    without: [f64; 2],
+}
+
+impl Block {
+    fn logarithm(&self) -> f64 {
+        (self.with.iter().sum::<f64>() / self.without.iter().sum::<f64>()).ln()
+    }
+}
+
+fn block(cluster: &Cluster, node: &Node) -> Result<Block> {
+    let first = round(cluster, node)?;
+    cluster.nodes().iter().try_for_each(Node::stop_agent)?;
+    let without = [round(cluster, node)?, round(cluster, node)?];
+    cluster.nodes().iter().try_for_each(Node::start_agent)?;
+    cluster.await_assembly(NEVER)?;
+    Ok(Block {
+        with: [first, round(cluster, node)?],
+        without,
+    })
+}
+
 /// One round, after everybody has caught up with the one before. Transactions per second.
 fn round(cluster: &Cluster, node: &Node) -> Result<f64> {
-    let here = node.sql("select pg_current_wal_insert_lsn()")?;
-    let behind = format!(
-        "select slot_name, active, confirmed_flush_lsn from pg_replication_slots
-          where confirmed_flush_lsn < '{here}'::pg_lsn"
-    );
-    cluster.eventually(NEVER, "the others have caught up", |_| {
-        let slots = node.sql(&behind)?;
-        ensure!(slots.is_empty(), "behind {here} are:\n{slots}");
-        Ok(())
-    })?;
+    catch_up(cluster, node)?;
     // Without the updates of branches (-N), which would measure how clients wait for each other.
     let said = pgbench(
         node,
@@ -83,6 +117,62 @@ fn round(cluster: &Cluster, node: &Node) -> Result<f64> {
         .parse()?)
 }
 
+/// Waits for a row that is written now on all other nodes. The positions that slots confirm
+/// would be no measure: on a quiet server they move every half minute.
+fn catch_up(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mark = node.sql(
+        "update pgbench_branches set bbalance = bbalance + 1 where bid = 1 returning bbalance",
+    )?;
+    cluster.eventually(NEVER, "the others have caught up", |c| {
+        for other in c.nodes() {
+            let seen = other.sql("select bbalance from pgbench_branches where bid = 1")?;
+            ensure!(seen == mark, "{} is at {seen} of {mark}", other.name());
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Percent of a core.
+struct Used {
+    agent: f64,
+    sessions: f64,
+}
+
+/// What one node's agent, and the server's processes that serve it, use during a round.
+fn account(cluster: &Cluster, node: &Node) -> Result<Used> {
+    const SESSIONS: &str = "select pid from pg_stat_activity where application_name = 'pgaa-agent'";
+    let mut sessions = Vec::new();
+    for pid in node.sql(SESSIONS)?.lines() {
+        let pid: u32 = pid.parse()?;
+        sessions.push((pid, cpu::seconds(pid)?));
+    }
+    let agent = node.agent_pid()?;
+    let before = cpu::seconds(agent)?;
+    let clocks = Clocks::start();
+    round(cluster, node)?;
+    let percent = 100.0 / (clocks.mono().0 as f64 / 1000.0);
+    // A session that was closed meanwhile was not one of those that work all the time.
+    let more = |(pid, before): &(u32, f64)| cpu::seconds(*pid).map_or(0.0, |now| now - before);
+    Ok(Used {
+        agent: percent * (cpu::seconds(agent)? - before),
+        sessions: percent * sessions.iter().map(more).sum::<f64>(),
+    })
+}
+
+/// A load that conflicts would measure how conflicts are resolved and logged.
+fn no_conflicts(cluster: &Cluster) -> Result<()> {
+    const LINE: &[u8] = b"\"CONFLICT: ";
+    for node in cluster.nodes() {
+        for entry in fs::read_dir(node.data_directory().join("log"))? {
+            let log = fs::read(entry?.path())?;
+            let found = log.windows(LINE.len()).any(|bytes| bytes == LINE);
+            ensure!(!found, "{} has logged conflicts", node.name());
+        }
+    }
+    Ok(())
+}
+
 fn pgbench(node: &Node, arguments: &[&str]) -> Result<String> {
     let mut command = as_server(format!("{SERVER_BIN}/pgbench"));
     command
@@ -92,9 +182,16 @@ fn pgbench(node: &Node, arguments: &[&str]) -> Result<String> {
     run(command.args(arguments).arg(DATABASE))
 }
 
-/// From the lowest to the highest, in percent of the lowest.
-fn spread(values: &[f64]) -> f64 {
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(0.0, f64::max);
-    100.0 * (high - low) / low
+/// The mean, and its standard error.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0) / count).sqrt())
+}
+
+/// Transactions per second of all rounds without agents.
+fn speed(blocks: &[Block]) -> f64 {
+    let all: f64 = blocks.iter().flat_map(|block| block.without).sum();
+    all / (2 * blocks.len()) as f64
 }

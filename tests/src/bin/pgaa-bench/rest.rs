@@ -1,17 +1,16 @@
 //! The agent at rest, and `status` as a whole process.
 
-use crate::{median, report};
+use crate::{cpu, median, report};
 use anyhow::{Context, Result, ensure};
 use pgaa_agent::clock::Clocks;
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::{clean, output};
-use pgaa_tests::node::Node;
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
 /// Long enough for several rounds of everything that happens periodically.
-const REST: Duration = Duration::from_secs(30);
+const REST: Duration = Duration::from_secs(60);
 
 /// How often `status` is run.
 const ROUNDS: usize = 50;
@@ -20,40 +19,55 @@ const ROUNDS: usize = 50;
 pub fn measure(cluster: &Cluster) -> Result<()> {
     status_as_process(cluster)?;
     // Reads of `status` are over; what is left is the agent's own work.
-    let before = cluster
-        .nodes()
-        .iter()
-        .map(cpu_seconds)
-        .collect::<Result<Vec<_>>>()?;
+    let before = cpu_of_all(cluster)?;
+    let clocks = Clocks::start();
     sleep(REST);
-    let after = cluster
-        .nodes()
-        .iter()
-        .map(cpu_seconds)
-        .collect::<Result<Vec<_>>>()?;
-    let busiest = before
-        .iter()
-        .zip(&after)
-        .map(|(b, a)| a - b)
-        .fold(0.0, f64::max);
-    let percent = 100.0 * busiest / REST.as_secs_f64();
+    let passed = clocks.mono().0 as f64 / 1000.0;
+    let after = cpu_of_all(cluster)?;
+    let used = before.iter().zip(&after).map(|(b, a)| a - b);
+    let busiest = used.fold(0.0, f64::max);
     report(
         "CPU of the busiest of 3 agents at rest",
-        &format!("{percent:.2} % of a core"),
+        &format!("{:.2} % of a core", 100.0 * busiest / passed),
         "0.2 %",
     );
-    let resident = cluster
-        .nodes()
-        .iter()
-        .map(resident_mib)
-        .collect::<Result<Vec<_>>>()?;
-    let largest = resident.iter().fold(0.0_f64, |a, b| a.max(*b));
+    memory(cluster)
+}
+
+fn cpu_of_all(cluster: &Cluster) -> Result<Vec<f64>> {
+    let nodes = cluster.nodes().iter();
+    nodes.map(|node| cpu::seconds(node.agent_pid()?)).collect()
+}
+
+/// The program's own pages are shared with whoever else runs it, and can be dropped and read
+/// again; what the agent has written can't.
+fn memory(cluster: &Cluster) -> Result<()> {
+    let mut largest = (0.0, String::new());
+    for node in cluster.nodes() {
+        let text = fs::read_to_string(format!("/proc/{}/status", node.agent_pid()?))?;
+        let resident = mib(&text, "VmRSS:")?;
+        if resident > largest.0 {
+            let (anonymous, file) = (mib(&text, "RssAnon:")?, mib(&text, "RssFile:")?);
+            largest = (
+                resident,
+                format!("{resident:.1} = {anonymous:.1} + {file:.1} MiB"),
+            );
+        }
+    }
     report(
-        "resident memory of the largest of 3 agents",
-        &format!("{largest:.1} MiB"),
+        "resident memory of the largest, own + program's",
+        &largest.1,
         "12 MiB",
     );
     Ok(())
+}
+
+/// A line of proc(5)'s `status`.
+fn mib(status: &str, name: &str) -> Result<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.with_context(|| format!("no {name}"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
 }
 
 fn status_as_process(cluster: &Cluster) -> Result<()> {
@@ -85,29 +99,4 @@ fn status_as_process(cluster: &Cluster) -> Result<()> {
         "10 ms",
     );
     Ok(())
-}
-
-/// User and system time of the agent so far: fields 14 and 15 of proc(5)'s `stat`, in ticks.
-fn cpu_seconds(node: &Node) -> Result<f64> {
-    /// Linux reports in hundredths of a second on every architecture (`USER_HZ`).
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let text = fs::read_to_string(format!("/proc/{}/stat", node.agent_pid()?))?;
-    let (_, fields) = text.rsplit_once(')').context("no command name in stat")?;
-    let ticks: Vec<f64> = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
-    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
-}
-
-fn resident_mib(node: &Node) -> Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{}/status", node.agent_pid()?))?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
 }
