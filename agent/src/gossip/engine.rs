@@ -249,17 +249,14 @@ impl Engine {
         Ok(result?)
     }
 
-    /// When [`Engine::advance`] wants to be called next; `None` after leaving.
+    /// When [`Engine::advance`] wants to be called next; `None` after leaving. A round of gossip
+    /// without anything to say is no reason.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Mono> {
         if self.left {
             return None;
         }
-        let deadlines = [
-            self.timers.next_deadline(),
-            self.haste_at,
-            Some(self.look_at),
-        ];
+        let deadlines = [self.next_timer(), self.haste_at, Some(self.look_at)];
         deadlines.into_iter().flatten().min()
     }
 
@@ -309,12 +306,23 @@ impl Engine {
             .collect()
     }
 
+    /// When the next of foca's timers has to be fired.
+    fn next_timer(&self) -> Option<Mono> {
+        let silent = self.foca.updates_backlog() == 0 && self.foca.custom_broadcast_backlog() == 0;
+        if silent {
+            self.timers.next_deadline_but_gossip()
+        } else {
+            self.timers.next_deadline()
+        }
+    }
+
     /// Time in which this process did not run proves nothing about the others: without this, a
-    /// suspicion raised before a pause would end in a Down before the refutation is read.
+    /// suspicion raised before a pause would end in a Down before the refutation is read. A round
+    /// of gossip may be late for another reason (see [`Engine::next_deadline`]).
     fn forgive_stall(&mut self, now: Mono) {
         let late = self
             .timers
-            .next_deadline()
+            .next_deadline_but_gossip()
             .map_or(Duration::ZERO, |due| now.since(due));
         if late > STALL {
             self.timers.postpone(late);

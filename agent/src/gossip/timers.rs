@@ -64,6 +64,22 @@ impl Timers {
         self.due.peek().map(|Reverse(due)| due.at)
     }
 
+    /// The earliest deadline, while there is nothing to gossip about: foca then does nothing in
+    /// a round of gossip but to ask for the next, which can wait until another timer is due.
+    #[must_use]
+    pub fn next_deadline_but_gossip(&self) -> Option<Mono> {
+        let others = self.due.iter().filter(|Reverse(due)| match due.timer {
+            Timer::PeriodicGossip(_) => false,
+            Timer::ProbeRandomMember(_)
+            | Timer::SendIndirectProbe { .. }
+            | Timer::ChangeSuspectToDown { .. }
+            | Timer::RemoveDown(_)
+            | Timer::PeriodicAnnounce(_)
+            | Timer::PeriodicAnnounceDown(_) => true,
+        });
+        others.map(|Reverse(due)| due.at).min()
+    }
+
     /// Takes out the next timer that is due by `now`.
     pub fn pop_due(&mut self, now: Mono) -> Option<Timer<Member>> {
         if self.next_deadline()? > now {

@@ -31,8 +31,8 @@ const BATCH_MAX: usize = 256;
 /// How many hints wait for a reader. More than a mesh has nodes.
 const HINTS_KEPT_MAX: usize = 1024;
 
-/// How often the watched state is brought up to date when no member comes or goes: suspicions
-/// are not announced by foca.
+/// How often at most the watched state is brought up to date when no member comes or goes:
+/// suspicions are not announced by foca. It wakes nobody: probes do, as often as this.
 const REFRESH: Duration = Duration::from_millis(500);
 
 /// What the rest of the agent asks of gossip.
@@ -158,7 +158,7 @@ struct Link<'a> {
 impl Link<'_> {
     fn until_deadline(&self) -> Duration {
         let next = self.engine.next_deadline().unwrap_or(self.refresh_at);
-        next.min(self.refresh_at).since(self.clocks.mono())
+        next.since(self.clocks.mono())
     }
 
     fn fire_timers(&mut self) {

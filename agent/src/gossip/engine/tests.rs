@@ -226,3 +226,30 @@ fn a_machine_made_anew_is_heard_once_its_predecessor_is_down() {
         "it never had to give way"
     );
 }
+
+#[test]
+fn two_that_have_nothing_to_say_wake_for_probes_alone() {
+    let mut pair = [engine(member(1, 1)), engine(member(2, 1))];
+    pair[0].announce(Mono(0), member(2, 1).addr).unwrap();
+    carry(Mono(0), &mut pair);
+    let mut wakes = 0;
+    let mut now = Mono(0);
+    while now < Mono(60_000) {
+        let next = pair.iter().filter_map(Engine::next_deadline).min().unwrap();
+        assert!(next >= now, "{next:?} was not seen to at {now:?}");
+        now = next;
+        for engine in &mut pair {
+            engine.advance(now).unwrap();
+        }
+        carry(now, &mut pair);
+        wakes += u32::from(now >= Mono(30_000));
+    }
+    // Two probes a second, each with its time-out, and the looks at who is missing, of both.
+    // Rounds of gossip would be ten more a second.
+    assert!(wakes < 30 * 12, "{wakes} wakes in 30 s");
+    assert!(pair.iter().all(|engine| engine.is_connected()));
+    // News wakes at once.
+    pair[0].hint(now, 7).unwrap();
+    let soon = now.plus(Duration::from_millis(200));
+    assert!(pair[0].next_deadline().unwrap() <= soon);
+}
