@@ -52,7 +52,7 @@ pub fn publish(
     let Some(previous) = previous else {
         return Some(Publication::Changed(record));
     };
-    if settled(&record) != settled(previous) {
+    if !says_the_same(&record, previous) {
         return Some(Publication::Changed(record));
     }
     let age_ms = record.written_at.0.saturating_sub(previous.written_at.0);
@@ -132,6 +132,12 @@ fn own_heartbeat(publisher: &Publisher, postgres: Option<&PostgresFacts>) -> u64
     postgres
         .and_then(|p| p.heartbeats.get(&publisher.node))
         .map_or(0, |h| h.number)
+}
+
+/// Do two records differ in nothing but the numbers that change all the time?
+#[must_use]
+pub fn says_the_same(one: &NodeRecord, other: &NodeRecord) -> bool {
+    settled(one) == settled(other)
 }
 
 /// The record without the numbers that change all the time.

@@ -9,7 +9,8 @@ use crate::config::ClockSettings;
 use log::debug;
 use pgaa_core::clock::{ClockReading, judge};
 use pgaa_core::time::{Mono, Now, Wall};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::time::sleep_until;
 
 /// The agent's handle on time. Cheap to copy; every copy counts from the same start.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +43,12 @@ impl Clocks {
         Mono(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Rests until the next whole multiple of `period` since the start. Tasks that rest so wake
+    /// together: what waking costs is the process, not the task.
+    pub async fn pulse(&self, period: Duration) {
+        sleep_until((self.start + next_multiple(self.start.elapsed(), period)).into()).await;
+    }
+
     /// Milliseconds since 1970 UTC.
     #[must_use]
     pub fn wall(&self) -> Wall {
@@ -57,6 +64,12 @@ impl Clocks {
             Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// The first multiple of `period` after `passed`.
+fn next_multiple(passed: Duration, period: Duration) -> Duration {
+    let periods = passed.as_nanos() / period.as_nanos().max(1) + 1;
+    period.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX))
 }
 
 /// How good this machine's clock is: by chrony, and by the kernel where chrony can't be asked.
@@ -75,6 +88,29 @@ pub async fn sample(settings: &ClockSettings) -> ClockReading {
         Err(error) => {
             debug!("the kernel doesn't tell about the clock: {error}");
             ClockReading::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_meet_at_their_common_multiples() {
+        let next = |passed_ms, period_ms| {
+            let (passed, period) = (
+                Duration::from_millis(passed_ms),
+                Duration::from_millis(period_ms),
+            );
+            u64::try_from(next_multiple(passed, period).as_millis()).unwrap()
+        };
+        assert_eq!(next(0, 1000), 1000);
+        assert_eq!(next(999, 1000), 1000);
+        // Whoever wakes on time rests for a whole period.
+        assert_eq!(next(1000, 1000), 2000);
+        for period_ms in [1000, 2000, 5000] {
+            assert_eq!(next(9_001, period_ms), 10_000);
         }
     }
 }

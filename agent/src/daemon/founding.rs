@@ -73,7 +73,7 @@ pub async fn run(node: Arc<Node>) {
         tokio::select! {
             Some(Ok(reply)) = asking.join_next(), if !asking.is_empty() => take(&node, reply),
             () = node.founding_changed.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = node.clocks.pulse(pause) => {}
         }
     }
 }

@@ -95,14 +95,14 @@ async fn once(
     };
     let gossip = udp::run(socket, engine, seals, node.clocks, ports);
     tokio::pin!(gossip);
-    let mut told = tokio::time::interval(KNOWN_PERIOD);
     let mut ring = node.keyring.subscribe();
     let mut own_address = node.address.subscribe();
     let mut published = node.knowledge.published.subscribe();
+    tell(node, &commands).await;
     loop {
         tokio::select! {
             () = &mut gossip => return Ok(()),
-            _ = told.tick() => tell(node, &commands).await,
+            () = node.clocks.pulse(KNOWN_PERIOD) => tell(node, &commands).await,
             changed = ring.changed() => {
                 if changed.is_ok() && let Some(newest) = ring.borrow_and_update().clone() {
                     keys.send_replace(newest);

@@ -8,6 +8,7 @@ use crate::durable::DurableError;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::{Life, Stage};
 use pgaa_core::observed::{Fact, Reach};
+use pgaa_core::publish::says_the_same;
 use pgaa_core::record::NodeRecord;
 use pgaa_core::roster::{MergeRefused, Merged, Roster};
 use pgaa_core::tables::Catalog;
@@ -159,6 +160,14 @@ impl Knowledge {
             return Ok(merged);
         }
         let newcomers = merged.updated.iter().any(|node| !before.contains(node));
+        let news = !merged.buried.is_empty()
+            || merged.updated.iter().any(|node| {
+                let old = known.roster.as_ref().and_then(|r| r.records.get(node));
+                match (old, roster.records.get(node)) {
+                    (Some(old), Some(new)) => !says_the_same(old, new),
+                    _ => true,
+                }
+            });
         if newcomers || !merged.buried.is_empty() {
             self.store.set_roster(&roster)?;
         }
@@ -167,7 +176,10 @@ impl Knowledge {
         }
         known.roster = Some(roster);
         drop(known);
-        self.changed.notify_one();
+        // Numbers that were only refreshed can wait for the next look.
+        if news {
+            self.changed.notify_one();
+        }
         Ok(merged)
     }
 

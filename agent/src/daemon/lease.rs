@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
 
 /// The longest lease that is given.
 const TTL_MAX: Duration = Duration::from_secs(60);
@@ -218,7 +217,7 @@ async fn drop_slots(node: &Arc<Node>, joiner: NodeId) -> anyhow::Result<()> {
 /// Gives up joiners whose lease has run out.
 pub async fn expire(node: Arc<Node>) {
     loop {
-        sleep(EXPIRY_PERIOD).await;
+        node.clocks.pulse(EXPIRY_PERIOD).await;
         let mut lease = node.leases.lease.lock().await;
         let Some(joiner) = lease.holder.filter(|_| lease.expires <= node.clocks.wall()) else {
             continue;

@@ -129,8 +129,17 @@ impl Reconciler {
             self.systemd.watchdog();
             tokio::select! {
                 () = node.knowledge.changed.notified() => {}
-                () = sleep(pause) => {}
+                () = self.rest(pause) => {}
             }
+        }
+    }
+
+    /// At rest all that is periodic turns together.
+    async fn rest(&self, pause: Duration) {
+        if pause == REST {
+            self.node.clocks.pulse(REST).await;
+        } else {
+            sleep(pause).await;
         }
     }
 

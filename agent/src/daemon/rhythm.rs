@@ -15,7 +15,7 @@ use pgaa_core::state::NodeState;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// Between two heartbeats of a mesh at rest.
 const BEAT: Duration = Duration::from_secs(1);
@@ -50,12 +50,11 @@ pub async fn beat(node: Arc<Node>) {
             warn!("no heartbeat could be written: {error}");
         }
         last_error = error;
-        sleep(if forming(&node, stage) {
-            BEAT_FORMING
+        if forming(&node, stage) {
+            sleep(BEAT_FORMING).await;
         } else {
-            BEAT
-        })
-        .await;
+            node.clocks.pulse(BEAT).await;
+        }
     }
 }
 
@@ -75,7 +74,7 @@ pub async fn watch_clock(node: Arc<Node>) {
     loop {
         let reading = clock::sample(&node.settings.clock).await;
         node.clock.send_replace(reading);
-        sleep(CLOCK_PERIOD).await;
+        node.clocks.pulse(CLOCK_PERIOD).await;
     }
 }
 
@@ -86,7 +85,7 @@ pub async fn watch_address(node: Arc<Node>) {
         return;
     }
     loop {
-        sleep(ADDRESS_PERIOD).await;
+        node.clocks.pulse(ADDRESS_PERIOD).await;
         let targets = node.knowledge.with_roster(|roster| {
             let others = roster
                 .records
@@ -119,8 +118,11 @@ pub async fn watch_address(node: Arc<Node>) {
 /// life, and shares what is known of tokens whenever that changes here.
 pub async fn keep_trust(node: Arc<Node>) {
     loop {
-        let changed = timeout(TRUST_PERIOD, node.tokens_changed.notified()).await;
-        if changed.is_ok() {
+        let changed = tokio::select! {
+            () = node.tokens_changed.notified() => true,
+            () = node.clocks.pulse(TRUST_PERIOD) => false,
+        };
+        if changed {
             for (member, address) in members(&node) {
                 share_tokens(&node, member, address).await;
             }
