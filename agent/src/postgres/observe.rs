@@ -121,18 +121,21 @@ impl Postgres {
             if !looking.prepared {
                 // The tables of the database "postgres" are nobody's business.
                 if looking.in_mesh {
-                    self.structure(watch, session, glance, &mut facts).await?;
+                    let print = fingerprint(session, false).await?;
+                    self.structure(watch, (session, print), glance, &mut facts)
+                        .await?;
                 }
                 return Ok(facts);
             }
         }
         let mut facts = PostgresFacts::default();
-        let (ours, local, slots, subscriptions, heartbeats) = tokio::try_join!(
+        let (ours, local, slots, subscriptions, heartbeats, fingerprint) = tokio::try_join!(
             server(session, &mut facts),
             local(session),
             slots(session),
             subscriptions(session),
             heartbeats(session),
+            fingerprint(session, true),
         )?;
         looking.prepared = ours;
         (facts.epoch, facts.local_node) = local;
@@ -140,7 +143,8 @@ impl Postgres {
         facts.subscriptions = subscriptions;
         facts.heartbeats = heard(&mut watch.heard, heartbeats, glance.now);
         glance.prepared = true;
-        self.structure(watch, session, glance, &mut facts).await?;
+        self.structure(watch, (session, fingerprint), glance, &mut facts)
+            .await?;
         Ok(facts)
     }
 
@@ -148,7 +152,7 @@ impl Postgres {
     async fn structure(
         &self,
         watch: &mut Watch,
-        session: &Session,
+        (session, fingerprint): (&Session, String),
         Glance {
             now,
             ordinal,
@@ -156,7 +160,6 @@ impl Postgres {
         }: Glance,
         facts: &mut PostgresFacts,
     ) -> Result<(), SqlError> {
-        let fingerprint = fingerprint(session, prepared).await?;
         let fresh = watch.slow.as_ref().is_some_and(|slow| {
             let age = now.since(slow.read_at);
             let same = slow.fingerprint == fingerprint && slow.ordinal == ordinal;
