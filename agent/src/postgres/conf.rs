@@ -150,7 +150,9 @@ pub fn parse(text: &str) -> Vec<(usize, String, String)> {
 
 fn parse_line(line: &str) -> Option<(String, String)> {
     let line = line.trim();
-    let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '$');
+    // Beyond ASCII every letter is one of a name's, and has no other case (guc-file.l, guc.c).
+    let in_name =
+        |c: char| c.is_ascii_alphanumeric() || !c.is_ascii() || matches!(c, '_' | '.' | '$');
     let end = line.find(|c| !in_name(c)).unwrap_or(line.len());
     let (name, rest) = line.split_at(end);
     if name.is_empty() {
@@ -167,7 +169,7 @@ fn parse_line(line: &str) -> Option<(String, String)> {
             rest.get(..end)?.to_owned()
         }
     };
-    Some((name.to_lowercase(), value))
+    Some((name.to_ascii_lowercase(), value))
 }
 
 /// The string after its opening quote, the way `guc-file.l` reads it; `None` when it isn't closed.
@@ -236,7 +238,7 @@ mod tests {
     #[test]
     fn lines_are_read_as_postgresql_reads_them() {
         let text = "# no\n Port=5433# x\r\nlisten_addresses '*'  # y\nx.y = 'it''s \\'a\\' \\\\'\n\
-                    = 3\nbroken = 'x\nflag\nt = 1min\n";
+                    = 3\nbroken = 'x\nflag\nt = 1min\n\u{130}X = 1\n";
         let found: Vec<_> = parse(text)
             .into_iter()
             .map(|(line, name, value)| format!("{line} {name} {value}"))
@@ -247,6 +249,7 @@ mod tests {
             "4 x.y it's 'a' \\",
             "7 flag ",
             "8 t 1min",
+            "9 \u{130}x 1",
         ];
         assert_eq!(found, expected);
     }
