@@ -146,6 +146,9 @@ pub enum Command {
         #[arg(long, value_name = "INSTANCE")]
         before_start: Option<String>,
     },
+    /// Print user-data for the machines of a new mesh
+    #[command(subcommand)]
+    CloudInit(CloudInitCommand),
     /// Make an image of this machine fit to be copied, or say what is in the way
     #[command(subcommand)]
     Image(ImageCommand),
@@ -225,6 +228,30 @@ pub enum SequencesCommand {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// `cloud-init`
+#[derive(Debug, Clone, Subcommand)]
+pub enum CloudInitCommand {
+    /// Print user-data with a fresh join token: one and the same for every machine
+    Render(RenderArgs),
+}
+
+/// `cloud-init render`
+#[derive(Debug, Clone, Args)]
+pub struct RenderArgs {
+    /// The cluster's name: 1 to 32 characters of a-z, 0-9 and '-'
+    #[arg(long)]
+    pub name: String,
+    /// How many machines found the cluster together; later ones join it
+    #[arg(long)]
+    pub expect: u16,
+    /// Where the machines find one another: addresses, DNS names, exec:/path/to/program
+    #[arg(long, value_delimiter = ',', required = true, value_name = "SEED,...")]
+    pub seeds: Vec<String>,
+    /// The database that is replicated; the cluster's name when not given
+    #[arg(long)]
+    pub database: Option<String>,
 }
 
 /// `image`

@@ -4,6 +4,7 @@
 
 mod acting;
 mod args;
+mod cloud_init;
 mod exit;
 mod local;
 mod reading;
@@ -19,7 +20,7 @@ use crate::control::Act;
 use crate::telemetry::Systemd;
 use crate::{daemon, demo, telemetry};
 use anyhow::Context;
-use args::{Cli, Command, DemoArgs, DemoCommand, Global, Output, OutputArg};
+use args::{Cli, CloudInitCommand, Command, DemoArgs, DemoCommand, Global, Output, OutputArg};
 use clap::Parser;
 use exit::Failure;
 use log::LevelFilter;
@@ -99,6 +100,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             ..
         } => drive(acting::found(g, promise_holder, yes)),
         Command::Promise(command) => drive(acting::promise(g, command)),
+        Command::CloudInit(CloudInitCommand::Render(arguments)) => cloud_init::render(&arguments),
         Command::Image(command) => local::image(g, command),
         Command::Completion { shell } => local::completion(shell),
         Command::Man { dir } => local::man(dir.as_deref()),

@@ -21,6 +21,7 @@ pub use sources::{Merged, Sources};
 pub use validate::Surroundings;
 
 use std::fs::File;
+use std::path::Path;
 
 /// A configuration that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,17 @@ pub fn load(sources: &Sources, surroundings: &Surroundings) -> Result<Loaded, Co
         warnings,
         merged,
     })
+}
+
+/// Checks a configuration that is no file yet, for a machine that isn't this one.
+pub fn check_text(text: &str) -> Result<Settings, ConfigError> {
+    let (merged, problems) = Merged::of_text(Path::new("agent.toml"), text);
+    let elsewhere = Surroundings {
+        root: "/nonexistent".into(),
+        host_name: "node-1".to_owned(),
+        credentials_dir: None,
+    };
+    validate::validate(&merged, &elsewhere, problems).map(|(settings, _)| settings)
 }
 
 impl Surroundings {

@@ -199,6 +199,18 @@ impl Merged {
         (merged, problems)
     }
 
+    /// One text alone, as if it were the file at `path`.
+    #[must_use]
+    pub fn of_text(path: &Path, text: &str) -> (Merged, Vec<Problem>) {
+        let mut merged = Merged {
+            values: BTreeMap::new(),
+            main_file: path.to_owned(),
+        };
+        let mut problems = Vec::new();
+        merged.overlay(fragment::from_toml(path, text), &mut problems);
+        (merged, problems)
+    }
+
     fn overlay(&mut self, fragment: Fragment, problems: &mut Vec<Problem>) {
         for entry in fragment.entries {
             self.values.insert(entry.key, (entry.value, entry.origin));
