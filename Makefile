@@ -21,16 +21,18 @@ BOOT_PACKAGES := $(TEST_PACKAGES) mmdebstrap systemd-container
 NEXTEST := $(shell command -v cargo-nextest)
 ifdef NEXTEST
 RUN_TESTS = cargo nextest run
-RUN_BOOT = cargo nextest run --ignore-default-filter -p pgaa-tests --test boot
+# The whole workspace, as `build` builds it: one package alone has other features, and would be
+# compiled anew.
+RUN_BOOT = cargo nextest run --workspace --ignore-default-filter --test boot
 else
 # Whole machines are left to `make boot-test` here as well.
 RUN_TESTS = cargo test
 NOT_BOOT = -- --skip booted::
 # One thread: the scenarios share one machine.
-RUN_BOOT = cargo test -p pgaa-tests --test boot -- --test-threads 1 --nocapture
+RUN_BOOT = cargo test --workspace --test boot -- --test-threads 1 --nocapture
 endif
 
-.PHONY: help test packages build format lint check-tests boot-test boot-soak deb demo bench sim fuzz
+.PHONY: help test packages build format lint check-tests boot-packages boot-test boot-soak deb demo bench sim fuzz
 
 help:
 	@echo "make test         everything that has to pass: build, format, lints, simulation, real servers (root)"
@@ -65,21 +67,20 @@ check-tests: build
 	SEEDS=$(SEEDS) $(RUN_TESTS) --workspace $(NOT_BOOT)
 	cargo test --workspace --doc
 
-# The machines get the package of the agent that was just built, not optimised.
-boot-test:
+boot-packages:
 	@.ci/install-packages $(BOOT_PACKAGES)
+
+# The machines get the package of the agent that was just built, not optimised.
+boot-test: boot-packages build
 	@.ci/boot-image >/dev/null
-	cargo build -p pgaa-agent
 	@echo "== whole machines"
 	$(RUN_BOOT)
 
 # How many foundings the longer test watches.
 BOOTS ?= 20
 
-boot-soak:
-	@.ci/install-packages $(BOOT_PACKAGES)
+boot-soak: boot-packages build
 	@.ci/boot-image >/dev/null
-	cargo build -p pgaa-agent
 	for boot in $$(seq $(BOOTS)); do \
 	    echo "== boot $$boot of $(BOOTS)"; \
 	    $(RUN_BOOT) three_machines_become_one_mesh; \

@@ -137,15 +137,15 @@ fn remove(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the groups of runs that were killed; their processes ended with them.
+/// Ends the machines of runs that were killed, and removes their groups.
 pub fn sweep() -> Result<()> {
-    let (unified, named) = hierarchies()?;
-    for hierarchy in std::iter::once(unified).chain(named) {
-        for entry in fs::read_dir(hierarchy)? {
-            let entry = entry?;
-            if is_abandoned(&entry.file_name().to_string_lossy()) {
-                remove(&entry.path())?;
-            }
+    let (unified, _) = hierarchies()?;
+    for entry in fs::read_dir(unified)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if is_abandoned(&name) {
+            let group = Group::create(&name)?;
+            group.kill()?;
+            group.remove()?;
         }
     }
     Ok(())

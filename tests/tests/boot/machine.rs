@@ -32,6 +32,7 @@ pub struct Machine {
     directory: PathBuf,
     image: Image,
     group: Group,
+    credential: Mutex<Option<String>>,
     nspawn: Mutex<Option<Child>>,
 }
 
@@ -66,6 +67,7 @@ impl Machine {
             directory,
             image,
             group,
+            credential: Mutex::new(None),
             nspawn: Mutex::new(None),
         };
         let seed = "var/lib/cloud/seed/nocloud";
@@ -110,6 +112,15 @@ impl Machine {
         self.run("sh", &["-euc", script])
     }
 
+    /// Hands a credential to the machine's systemd at each boot, as a hypervisor does by SMBIOS.
+    pub fn hand_over(&self, name: &str, secret: &str) {
+        let credential = Some(format!("--set-credential={name}:{secret}"));
+        *self
+            .credential
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = credential;
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -134,7 +145,8 @@ impl Machine {
              'mount -t overlay overlay -o \"$1\" \"$2\"; shift 2; exec \"$@\"' sh \"$@\"",
             enter.join("\n")
         );
-        // It ends with the thread that started it: a test that is killed leaves nothing behind.
+        // nspawn ends with the thread that started it. Its machine does not always; what a test
+        // leaves that is killed is swept by the next.
         let mut command = clean("setpriv");
         command.args(["--pdeathsig=KILL", "sh", "-euc", &script, "sh"]);
         command
@@ -151,6 +163,8 @@ impl Machine {
                 "--network-namespace-path=/run/netns/{}",
                 self.namespace
             ));
+        let credential = self.credential.lock();
+        command.args(credential.unwrap_or_else(PoisonError::into_inner).iter());
         let console = at("console");
         command
             .stdout(log_file(&console)?)

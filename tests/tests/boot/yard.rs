@@ -73,8 +73,9 @@ impl Yard {
     /// Makes `count` machines that have this user-data, and switches none on.
     pub fn prepare(count: usize, user_data: String) -> Result<Yard> {
         let run_lock = lock()?;
-        sweep()?;
+        // Machines first: what they have open can't be removed.
         group::sweep()?;
+        sweep()?;
         let run = run_name(0);
         let directory = Directory(run_directory(&run));
         fs::create_dir_all(&directory.0)?;

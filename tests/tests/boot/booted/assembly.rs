@@ -6,6 +6,7 @@ use crate::machine::{Machine, words};
 use crate::seconds;
 use crate::yard::{Yard, play, play_with, user_data};
 use anyhow::{Context, Result, ensure};
+use pgaa_tests::workload::token;
 
 #[test]
 fn three_machines_become_one_mesh() -> Result<()> {
@@ -35,20 +36,27 @@ fn three_machines_become_one_mesh() -> Result<()> {
     })
 }
 
-/// On a mesh of one: nothing here needs another machine.
+/// On a mesh of one: nothing here needs another machine. Its token is no file but a credential,
+/// which keeps it out of the user-data.
 #[test]
 fn the_service_is_what_systemd_expects_of_one() -> Result<()> {
     let alone = user_data()?
         .replace("expect = 3", "expect = 1")
         .replace(", \"10.77.0.12\", \"10.77.0.13\"", "");
-    play_with(1, alone, |yard| {
+    let (without_token, _) = alone
+        .split_once("  # The only secret")
+        .context("the template has changed")?;
+    play_with(1, without_token.to_owned(), |yard| {
         let [machine] = yard.each()?;
+        machine.hand_over("pgaa.token", &token(1));
         yard.switch_on()?;
         yard.await_mesh(seconds(120), &[machine])?;
         hardened(machine)?;
         read_socket_is_for_its_group(machine)?;
+        a_killed_server_comes_back(yard, machine)?;
         a_hung_agent_is_replaced(yard, machine)?;
-        yard.await_mesh(seconds(30), &[machine]).map(drop)
+        yard.await_mesh(seconds(30), &[machine])?;
+        only_what_is_no_node_is_sealed(machine)
     })
 }
 
@@ -167,8 +175,27 @@ fn read_socket_is_for_its_group(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Debian's unit alone would leave a postmaster that was killed where it is.
+fn a_killed_server_comes_back(yard: &Yard, machine: &Machine) -> Result<()> {
+    let unit = "postgresql@15-main";
+    machine.run(
+        "systemctl",
+        &["kill", "--kill-who=main", "--signal=KILL", unit],
+    )?;
+    yard.eventually(seconds(30), "the killed server is back", || {
+        let starts = starts_of_postgres(machine)?;
+        ensure!(starts == 2, "{starts} starts");
+        Ok(())
+    })?;
+    yard.await_mesh(seconds(30), &[machine])?;
+    let agent = machine.property("pgaa-agent", "NRestarts")?;
+    ensure!(agent == "0", "the agent went with it");
+    Ok(())
+}
+
 /// An agent that hangs is noticed by its silence and replaced; PostgreSQL goes on meanwhile.
 fn a_hung_agent_is_replaced(yard: &Yard, machine: &Machine) -> Result<()> {
+    let starts = starts_of_postgres(machine)?;
     ensure!(machine.property("pgaa-agent", "WatchdogUSec")? == "30s");
     let petted = || machine.property("pgaa-agent", "WatchdogTimestampMonotonic");
     let before = petted()?;
@@ -183,8 +210,26 @@ fn a_hung_agent_is_replaced(yard: &Yard, machine: &Machine) -> Result<()> {
         Ok(())
     })?;
     ensure!(
-        starts_of_postgres(machine)? == 1,
+        starts_of_postgres(machine)? == starts,
         "PostgreSQL was restarted with it"
     );
     Ok(())
+}
+
+/// `cloud-init clean` prepares an image. A live node keeps its identity; afterwards everything
+/// goes that belongs to one machine, but for the database, which is named.
+fn only_what_is_no_node_is_sealed(machine: &Machine) -> Result<()> {
+    let cleaned = machine.try_run("cloud-init", &["clean"])?;
+    let said = words(&cleaned.stderr) + &words(&cleaned.stdout);
+    ensure!(!cleaned.status.success(), "{said}");
+    machine.shell("test -e /var/lib/pgaa/node.json; systemctl stop pgaa-agent")?;
+    machine
+        .shell("cloud-init clean; test ! -e /var/lib/pgaa/node.json; test ! -s /etc/machine-id")?;
+    let checked = machine.try_run("pgaa-agent", &["image", "check"])?;
+    let said = words(&checked.stderr);
+    ensure!(checked.status.code() == Some(1), "{said}");
+    ensure!(said.contains("pg_dropcluster --stop 15 main"), "{said}");
+    machine
+        .shell("pg_dropcluster --stop 15 main; pgaa-agent image check")
+        .map(drop)
 }

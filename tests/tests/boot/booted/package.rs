@@ -1,14 +1,15 @@
 //! The life of the package on a server that was there before: inert without a configuration, a
 //! founder with its data afterwards, upgraded, removed; PostgreSQL serves throughout.
 
-use super::{is_sound, starts_of_postgres};
+use super::{is_sound, make_table, starts_of_postgres};
 use crate::image::package;
 use crate::machine::Machine;
 use crate::seconds;
-use crate::yard::{Yard, play_with};
+use crate::yard::{Yard, play, play_with};
 use anyhow::{Result, ensure};
 use pgaa_core::state::NodeState;
 use pgaa_tests::workload::token;
+use std::path::Path;
 
 const NEXT_VERSION: &str = "0.1.1";
 
@@ -25,9 +26,71 @@ fn an_existing_server_keeps_what_it_has() -> Result<()> {
         a.sql("create table visit (who text primary key); insert into visit values ('old')")?;
         becomes_founder(yard, a)?;
         settings_are_kept_right(a)?;
-        is_upgraded(yard, a)?;
+        let next = package(yard.directory(), NEXT_VERSION)?;
+        is_upgraded(yard, a, &next)?;
         is_removed(a)
     })
+}
+
+/// One machine after the other gets a newer package while all are written to.
+#[test]
+fn an_upgrade_under_load_breaks_no_edge() -> Result<()> {
+    play(3, |yard| {
+        yard.switch_on()?;
+        let all: Vec<&Machine> = yard.machines().iter().collect();
+        yard.await_mesh(seconds(120), &all)?;
+        make_table(yard, &all)?;
+        let before: Vec<String> = all.iter().map(|m| senders(m)).collect::<Result<_>>()?;
+        all.iter().try_for_each(|machine| begin_load(machine))?;
+        let next = package(yard.directory(), NEXT_VERSION)?;
+        for machine in &all {
+            is_upgraded(yard, machine, &next)?;
+        }
+        yard.await_mesh(seconds(30), &all)?;
+        for machine in &all {
+            machine.run("systemctl", &["stop", "load"])?;
+        }
+        let after: Vec<String> = all.iter().map(|m| senders(m)).collect::<Result<_>>()?;
+        ensure!(
+            before == after,
+            "streams broke off: {before:?}, then {after:?}"
+        );
+        let written = "select count(*) from visit where who like 'load of %'";
+        // What the last one holds of its own is still on its way to the others.
+        yard.eventually(seconds(30), "all hold what was written meanwhile", || {
+            let counts: Vec<String> = all.iter().map(|m| m.sql(written)).collect::<Result<_>>()?;
+            let enough = counts[0].parse::<u32>()? > 300;
+            ensure!(
+                enough && counts.iter().all(|c| *c == counts[0]),
+                "{counts:?}"
+            );
+            Ok(())
+        })?;
+        Ok(())
+    })
+}
+
+/// A row about every 10 ms, until the unit `load` is stopped.
+fn begin_load(machine: &Machine) -> Result<()> {
+    let script = format!(
+        "n=0; while :; do n=$((n + 1)); echo \"insert into visit values ('load of {} $n');\"; \
+         sleep 0.01; done | psql --quiet shop",
+        machine.name()
+    );
+    let arguments = [
+        "--quiet",
+        "--unit=load",
+        "--uid=postgres",
+        "sh",
+        "-c",
+        &script,
+    ];
+    machine.run("systemd-run", &arguments).map(drop)
+}
+
+/// The processes that send to the other nodes: an edge that broke has another one.
+fn senders(machine: &Machine) -> Result<String> {
+    machine.sql("select string_agg(pid::text, ' ' order by pid) from pg_stat_replication")
 }
 
 /// Installed and enabled, and nothing happens.
@@ -46,7 +109,12 @@ fn is_inert(yard: &Yard, machine: &Machine) -> Result<()> {
     let asked = machine.try_run("pgaa-agent", &["status"])?;
     ensure!(asked.status.code() == Some(3), "{asked:?}");
     machine
-        .shell("test ! -e /var/lib/pgaa/node.json; test ! -e /etc/postgresql/15")
+        .shell(
+            "test ! -e /var/lib/pgaa/node.json; test ! -e /etc/postgresql/15\n\
+             cloud-init schema --config-file /usr/share/pgaa/user-data\n\
+             pgaa-agent cloud-init render --name books --expect 3 --seeds db.example.org >rendered\n\
+             cloud-init schema --config-file rendered; grep -q 'name = \"books\"' rendered",
+        )
         .map(drop)
 }
 
@@ -102,10 +170,10 @@ fn settings_are_kept_right(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn is_upgraded(yard: &Yard, machine: &Machine) -> Result<()> {
+fn is_upgraded(yard: &Yard, machine: &Machine, next: &Path) -> Result<()> {
     let starts = starts_of_postgres(machine)?;
     let generation = machine.status()?.node.generation;
-    machine.put(&package(yard.directory(), NEXT_VERSION)?, "root/next.deb")?;
+    machine.put(next, "root/next.deb")?;
     machine.run("dpkg", &["--install", "/root/next.deb"])?;
     yard.eventually(seconds(30), "the new agent has taken over", || {
         let node = machine.status()?.node;
