@@ -51,6 +51,8 @@ fn the_service_is_what_systemd_expects_of_one() -> Result<()> {
         machine.hand_over("pgaa.token", &token(1));
         yard.switch_on()?;
         yard.await_mesh(seconds(120), &[machine])?;
+        // The mesh is there before systemd has seen that PostgreSQL is.
+        yard.eventually(seconds(60), "the boot is done", || is_sound(machine))?;
         hardened(machine)?;
         read_socket_is_for_its_group(machine)?;
         a_killed_server_comes_back(yard, machine)?;
@@ -175,18 +177,32 @@ fn read_socket_is_for_its_group(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// Debian's unit alone would leave a postmaster that was killed where it is.
+/// Debian's unit alone would leave a postmaster that was killed where it is. One that its owner
+/// has stopped stays down: he may be restoring a backup.
 fn a_killed_server_comes_back(yard: &Yard, machine: &Machine) -> Result<()> {
     let unit = "postgresql@15-main";
-    machine.run(
-        "systemctl",
-        &["kill", "--kill-who=main", "--signal=KILL", unit],
-    )?;
+    let arguments = ["kill", "--kill-who=main", "--signal=KILL", unit];
+    machine.run("systemctl", &arguments)?;
     yard.eventually(seconds(30), "the killed server is back", || {
         let starts = starts_of_postgres(machine)?;
         ensure!(starts == 2, "{starts} starts");
+        is_sound(machine)
+    })?;
+    yard.await_mesh(seconds(30), &[machine])?;
+    let stop = ["--skip-systemctl-redirect", "15", "main", "stop"];
+    machine.try_run_as("postgres", "pg_ctlcluster", &stop)?;
+    yard.eventually(seconds(30), "the stopped server was looked at", || {
+        let looked = machine.journal(&["--unit=pgaa-crashed@15-main", "JOB_RESULT=done"])?;
+        ensure!(looked.len() == 2, "{} times", looked.len());
         Ok(())
     })?;
+    let state = machine.property(unit, "ActiveState")?;
+    ensure!(state == "failed", "it is {state}");
+    ensure!(
+        starts_of_postgres(machine)? == 2,
+        "it was started all the same"
+    );
+    machine.run("systemctl", &["start", unit])?;
     yard.await_mesh(seconds(30), &[machine])?;
     let agent = machine.property("pgaa-agent", "NRestarts")?;
     ensure!(agent == "0", "the agent went with it");
@@ -223,8 +239,9 @@ fn only_what_is_no_node_is_sealed(machine: &Machine) -> Result<()> {
     let said = words(&cleaned.stderr) + &words(&cleaned.stdout);
     ensure!(!cleaned.status.success(), "{said}");
     machine.shell("test -e /var/lib/pgaa/node.json; systemctl stop pgaa-agent")?;
-    machine
-        .shell("cloud-init clean; test ! -e /var/lib/pgaa/node.json; test ! -s /etc/machine-id")?;
+    let cleaned = machine.try_run("cloud-init", &["clean"])?;
+    ensure!(!cleaned.status.success(), "it is silent about the cluster");
+    machine.shell("test ! -e /var/lib/pgaa/node.json; test ! -s /etc/machine-id")?;
     let checked = machine.try_run("pgaa-agent", &["image", "check"])?;
     let said = words(&checked.stderr);
     ensure!(checked.status.code() == Some(1), "{said}");

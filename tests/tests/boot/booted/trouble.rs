@@ -79,7 +79,10 @@ fn token_is_missing(yard: &Yard, machine: &Machine) -> Result<()> {
 /// Somebody else has the port: that may pass, so the agent is started again and again.
 fn port_is_taken(yard: &Yard, machine: &Machine) -> Result<()> {
     machine.shell("systemd-run --quiet --unit=squatter systemd-socket-activate -l 7432 cat")?;
-    machine.shell("sleep 0.5; systemctl start --no-block pgaa-agent")?;
+    machine.shell(
+        "until ss -ltnH | grep -q ':7432 '; do sleep 0.1; done\n\
+         systemctl start --no-block pgaa-agent",
+    )?;
     let says = ["TCP port 7432 of 0.0.0.0 can't be bound", "ss -ltnp"];
     yard.eventually(seconds(60), "the taken port is named", || {
         has_said(machine, "pgaa-agent", &says)?;
