@@ -12,6 +12,7 @@ pub mod demo;
 pub mod discovery;
 pub mod durable;
 pub mod events;
+pub mod failpoint;
 pub mod gossip;
 pub mod image;
 pub mod peer;

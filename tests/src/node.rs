@@ -98,6 +98,12 @@ impl Node {
         self.directory.join("sock")
     }
 
+    /// A file of the harness in this node's directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// The data directory.
     #[must_use]
     pub fn data_directory(&self) -> PathBuf {

@@ -109,6 +109,8 @@ pub enum Action {
     ShutGate,
     /// Start the protocol by which a node joins members that serve writes.
     StartJoin,
+    /// Every edge is alive both ways: have the members promise to keep their slots.
+    CommitJoin,
     /// Tell every member that this node is gone for good.
     AnnounceLeaving,
     /// Remove our own edges and declare this node gone.
@@ -163,6 +165,7 @@ impl fmt::Display for Action {
             Action::OpenGate => write!(f, "open the gate"),
             Action::ShutGate => write!(f, "shut the gate"),
             Action::StartJoin => write!(f, "start joining"),
+            Action::CommitJoin => write!(f, "have the members keep the slots for this node"),
             Action::AnnounceLeaving => write!(f, "tell the others that this node is gone"),
             Action::FinishLeaving => write!(f, "remove our own edges and go"),
             Action::TakeOrdinal { ordinal } => write!(f, "take ordinal {ordinal}"),
@@ -197,6 +200,7 @@ impl Action {
             | Action::OpenGate
             | Action::ShutGate
             | Action::StartJoin
+            | Action::CommitJoin
             | Action::TakeOrdinal { .. } => false,
         }
     }

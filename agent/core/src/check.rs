@@ -92,6 +92,7 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
         | Action::OpenGate
         | Action::ShutGate
         | Action::StartJoin
+        | Action::CommitJoin
         | Action::AnnounceLeaving
         | Action::FinishLeaving
         | Action::TakeOrdinal { .. } => {}

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod founding;
 pub mod guard;
 pub mod ids;
+pub mod join;
 pub mod life;
 pub mod memory;
 pub mod observed;

@@ -193,6 +193,13 @@ pub const KEYS: &[Key] = &[
         "Where this node stands, for people.",
     ),
     key(
+        "node.replaces",
+        Kind::Text,
+        Default::Text(""),
+        "\"db2\"",
+        "The name of a dead node whose place this one takes: it is forgotten when this node joins.",
+    ),
+    key(
         "postgres.database",
         Kind::Text,
         Default::Required,

@@ -36,6 +36,8 @@ pub struct NodeSettings {
     pub name: Name,
     /// `node.site`; empty by default.
     pub site: String,
+    /// `node.replaces`: the dead node whose place this one takes.
+    pub replaces: Option<String>,
 }
 
 /// One entry of `cluster.seeds`.

@@ -292,6 +292,7 @@ impl Check<'_> {
         NodeSettings {
             name: name.unwrap_or_else(nameless),
             site: self.text("node.site").unwrap_or_default(),
+            replaces: self.text("node.replaces").filter(|name| !name.is_empty()),
         }
     }
 

@@ -4,10 +4,11 @@
 use super::join;
 use super::node::Node;
 use crate::events::Severity;
-use crate::postgres::{self, Forward, Gate};
+use crate::postgres::{self, Gate};
 use anyhow::Context;
 use pgaa_core::action::Action;
 use pgaa_core::ids::{NodeId, pglogical_node_name};
+use pgaa_core::join::Forward;
 use pgaa_core::life::Stage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ fn side_by_side(a: &Action, b: &Action) -> bool {
 
 fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
     // It is wanted again at every look until the join is over, and tells its own story.
-    if *action == Action::StartJoin {
+    if matches!(action, Action::StartJoin | Action::CommitJoin) {
         return;
     }
     outcome.done += 1;
@@ -126,6 +127,7 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
         | Action::OpenGate
         | Action::ShutGate
         | Action::StartJoin
+        | Action::CommitJoin
         | Action::AnnounceLeaving
         | Action::FinishLeaving
         | Action::TakeOrdinal { .. } => {}
@@ -219,7 +221,11 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         Action::AddTable {
             table,
             send_existing,
-        } => done(sql.add_table(table, *send_existing).await),
+        } => {
+            // No table enters the set of one member while another copies from it.
+            let _free = node.leases.free().await?;
+            done(sql.add_table(table, *send_existing).await)
+        }
         Action::DeclareReady => {
             node.knowledge.enter(Stage::Ready)?;
             node.event(
@@ -233,6 +239,10 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         Action::ShutGate => set_gate(node, Gate::Shut).await,
         Action::StartJoin => {
             join::start(node);
+            Ok(())
+        }
+        Action::CommitJoin => {
+            node.join_linked.notify_one();
             Ok(())
         }
         Action::AnnounceLeaving => super::membership::announce_leaving(node).await,

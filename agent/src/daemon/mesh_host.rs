@@ -3,11 +3,11 @@
 use super::node::Node;
 use crate::events::Severity;
 use crate::peer::{
-    AuthorityAnswer, CatalogAnswer, CatalogTable, ForgetAnswer, ForgetProposal, LeaseAnswer,
-    LeaseAsk, MeshHost, Refusal, StepAnswer, StepAsk,
+    AuthorityAnswer, CatalogAnswer, CatalogTable, ForgetAnswer, ForgetProposal, MeshHost, Refusal,
 };
 use crate::trust::{TokenEntry, TokenId};
 use pgaa_core::ids::NodeId;
+use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::Roster;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use log::warn;
 use pgaa_core::clock::ClockReading;
 use pgaa_core::founding::{DataHeld, Founding, Hello};
 use pgaa_core::ids::{DataEpoch, NodeId};
+use pgaa_core::join::Problem;
 use pgaa_core::memory::Memory;
 use pgaa_core::observed::{Fact, Observed, PostgresFacts};
 use pgaa_core::plan::{Inputs, Plan};
@@ -83,6 +84,10 @@ pub struct Node {
     pub clock: watch::Sender<ClockReading>,
     /// Rings when the plan wants this node to join.
     pub join_wanted: Notify,
+    /// Rings when the plan sees every edge of a joiner alive both ways.
+    pub join_linked: Notify,
+    /// What is in the way of the join.
+    pub join_problems: watch::Sender<Vec<Problem>>,
     /// How far the join has come, while there is one.
     pub join_progress: watch::Sender<Option<Progress>>,
     /// The last report.
@@ -154,6 +159,8 @@ impl Node {
             local: watch::channel(LocalFacts::default()).0,
             clock: watch::channel(ClockReading::default()).0,
             join_wanted: Notify::new(),
+            join_linked: Notify::new(),
+            join_problems: watch::channel(Vec::new()).0,
             join_progress: watch::channel(None).0,
             status: watch::channel(Arc::new(first)).0,
             address: watch::channel(advertised).0,

@@ -93,6 +93,13 @@ fn findings(node: &Node) -> Vec<Finding> {
             command: "pgaa-agent nodes, on both sides".to_owned(),
         });
     }
+    let problems = node.join_problems.borrow();
+    findings.extend(problems.iter().map(|problem| Finding {
+        severity: Health::Degraded,
+        code: "join_problem".to_owned(),
+        text: problem.text.clone(),
+        command: problem.command.clone(),
+    }));
     findings
 }
 

@@ -21,8 +21,7 @@ pub use peers::{FourTimes, PeerError, Peers};
 pub use server::{ServeError, serve};
 pub use types::{
     Answer, Ask, AuthorityAnswer, CatalogAnswer, CatalogTable, Enrolled, ForgetAnswer,
-    ForgetProposal, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, MeshHost, PairingHost, Refusal,
-    Step, StepAnswer, StepAsk,
+    ForgetProposal, MeshHost, PairingHost, Refusal,
 };
 
 /// Version of the pairing protocol; both sides must speak the same.

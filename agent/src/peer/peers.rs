@@ -7,15 +7,13 @@ use super::MESSAGE_BYTES_MAX;
 use super::connect::{ConnectError, connect};
 use super::convert::{self, BadMessage};
 use super::mesh::refusal_of;
-use super::types::{
-    AuthorityAnswer, CatalogAnswer, ForgetAnswer, ForgetProposal, LeaseAnswer, LeaseAsk, Refusal,
-    StepAnswer, StepAsk,
-};
+use super::types::{AuthorityAnswer, CatalogAnswer, ForgetAnswer, ForgetProposal, Refusal};
 use crate::trust::names::DER_BYTES_MAX;
 use crate::trust::verify::{Unproven, unix_time};
 use crate::trust::{Credentials, PeerName, TokenEntry, TokenId};
 use hyper_util::rt::TokioIo;
 use pgaa_core::ids::NodeId;
+use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::Roster;
 use pgaa_proto::v1 as wire;
 use pgaa_proto::v1::mesh_client::MeshClient;

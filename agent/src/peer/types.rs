@@ -4,11 +4,11 @@
 
 use crate::trust::{Keyring, TokenEntry, TokenId, Tokens};
 use pgaa_core::founding::{Hello, Request, Response};
-use pgaa_core::ids::{LineageId, Lsn, Name, NodeId};
+use pgaa_core::ids::{LineageId, Name, NodeId};
+use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::{Roster, Tombstone};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// A peer understood, and says no.
@@ -151,104 +151,6 @@ pub struct AuthorityAnswer {
     pub key_pkcs8: Zeroizing<Vec<u8>>,
     /// The CA's certificate.
     pub ca_der: Vec<u8>,
-}
-
-/// What is to become of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseKind {
-    /// Give it to the joiner.
-    Acquire,
-    /// Let it last longer.
-    Renew,
-    /// The joiner is done.
-    Release,
-}
-
-/// A joiner's question for a member's lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseAsk {
-    /// Who joins.
-    pub joiner: NodeId,
-    /// The fencing epoch it acts under.
-    pub epoch: u64,
-    /// What for.
-    pub kind: LeaseKind,
-    /// For how long.
-    pub ttl: Duration,
-}
-
-/// Was the lease granted?
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeaseVerdict {
-    /// It is the joiner's (or, after a release, nobody's).
-    Granted,
-    /// It is not.
-    Denied {
-        /// Who has it, if somebody has.
-        holder: Option<NodeId>,
-        /// Why not, for people.
-        reason: String,
-    },
-}
-
-/// The answer to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseAnswer {
-    /// Granted?
-    pub verdict: LeaseVerdict,
-    /// The fencing epoch in force.
-    pub epoch: u64,
-    /// The member's roster: the joiner joins them until they no longer grow.
-    pub roster: Roster,
-}
-
-/// One step of a join on a member, in the name of a joiner that holds its lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepAsk {
-    /// Who joins.
-    pub joiner: NodeId,
-    /// The fencing epoch it acts under.
-    pub epoch: u64,
-    /// What to do.
-    pub step: Step,
-}
-
-/// What a member does for a joiner.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Make the slot for this subscription of the joiner's; answers with its position.
-    CreateSlot {
-        /// The subscription's name.
-        subscription: String,
-    },
-    /// Drop the joiner's slots.
-    DropSlots,
-    /// Bump the heartbeat; answers with its number.
-    Beat,
-    /// Tell the WAL insert position.
-    InsertPosition,
-    /// For each origin, by slot name, the last commit applied at or before `until`.
-    OriginPositions {
-        /// Where the records that matter begin.
-        since: Lsn,
-        /// Where they end.
-        until: Lsn,
-    },
-    /// Subscribe to the joiner.
-    Admit,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StepAnswer {
-    /// It is done.
-    Done,
-    /// A position in the member's WAL.
-    Position(Lsn),
-    /// The number of a heartbeat.
-    Heartbeat(u64),
-    /// Positions by origin, each in the WAL of that origin's node.
-    Origins(BTreeMap<String, Lsn>),
 }
 
 /// Answers members. Who calls was proven by the connection, and `admits` was asked first.

@@ -7,6 +7,8 @@ use super::session::{Purpose, Session, SqlError, column, sql};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId};
+use pgaa_core::join::ServerFacts;
+use pgaa_core::time::Wall;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
@@ -20,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a worker may take to go after it was told to.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Transactions of this age and above, seconds, are told to a joiner: its slots wait for them.
+const BLOCKER_AGE_S: f64 = 60.0;
 
 /// A session whose rows carry a copy origin and look old.
 pub struct CopySession {
@@ -65,6 +70,68 @@ fn lsn(position: PgLsn) -> Lsn {
 }
 
 impl Postgres {
+    /// What a join asks of this server, as a joiner's or as a member's.
+    pub async fn join_facts(&self, joins: bool) -> Result<ServerFacts, SqlError> {
+        let session = self.take(Purpose::Look).await?;
+        let sql = sql!("join_facts");
+        let row = session.row(&sql, &[&joins, &BLOCKER_AGE_S]).await?;
+        let free = |index| {
+            let count: i32 = column(sql.name, &row, index)?;
+            Ok::<u32, SqlError>(u32::try_from(count).unwrap_or(0))
+        };
+        let list = |index| column::<Vec<String>>(sql.name, &row, index);
+        let facts = ServerFacts {
+            version_num: column::<i32>(sql.name, &row, 0)?.unsigned_abs(),
+            locale: column(sql.name, &row, 1)?,
+            collation_version: column(sql.name, &row, 2)?,
+            database_bytes: column::<i64>(sql.name, &row, 3)?.unsigned_abs(),
+            free_bytes: None,
+            slots_free: free(4)?,
+            senders_free: free(5)?,
+            workers_free: free(6)?,
+            wal_can_be_read: column(sql.name, &row, 7)?,
+            replicated: list(8)?.into_iter().collect(),
+            blockers: list(9)?,
+            prepared: list(10)?,
+            extensions: list(11)?.into_iter().collect(),
+        };
+        self.give_back(session);
+        Ok(facts)
+    }
+
+    /// Refuses schema changes here until a time, because a node joins.
+    pub async fn guard_schema(&self, joiner: &str, until: Wall) -> Result<(), SqlError> {
+        let session = self.take(Purpose::Change).await?;
+        let until_s = until.0 as f64 / 1_000.0;
+        session
+            .rows(&sql!("join_guard_set"), &[&joiner, &until_s])
+            .await?;
+        self.give_back(session);
+        Ok(())
+    }
+
+    /// Allows schema changes again.
+    pub async fn release_schema(&self) -> Result<(), SqlError> {
+        let session = self.take(Purpose::Change).await?;
+        session.rows(&sql!("join_guard_clear"), &[]).await?;
+        self.give_back(session);
+        Ok(())
+    }
+
+    /// From where on a slot is complete, when it is there and still holds that.
+    pub async fn find_slot(&self, name: &str) -> Result<Option<Lsn>, SqlError> {
+        let session = self.take(Purpose::Change).await?;
+        let find = sql!("slot_find");
+        let position = match session.maybe(&find, &[&name]).await? {
+            Some(row) if column::<String>(find.name, &row, 4)? != "lost" => {
+                Some(lsn(column(find.name, &row, 2)?))
+            }
+            Some(_) | None => None,
+        };
+        self.give_back(session);
+        Ok(position)
+    }
+
     /// Where the next WAL record of this server will begin.
     pub async fn insert_position(&self) -> Result<Lsn, SqlError> {
         let session = self.take(Purpose::Look).await?;

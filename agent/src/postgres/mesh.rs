@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgaa_core::ids::Lsn;
+use pgaa_core::join::Forward;
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
 
@@ -27,15 +28,6 @@ const KICK_WAKES: usize = 3;
 
 /// How many holes among the numbers of origins are filled at most to hold on to one number.
 const HOLES_MAX: usize = 64;
-
-/// Which origins a provider forwards to a subscriber.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forward {
-    /// Only what was written on the provider itself: between ready nodes, always.
-    Nothing,
-    /// Everybody's changes: only while a joiner follows its source alone.
-    All,
-}
 
 /// A slot on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

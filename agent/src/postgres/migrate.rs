@@ -14,11 +14,18 @@ struct Migration {
     check: Sql,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    script: sql!("0001_heartbeat"),
-    check: sql!("0001_heartbeat.check"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        script: sql!("0001_heartbeat"),
+        check: sql!("0001_heartbeat.check"),
+    },
+    Migration {
+        number: 2,
+        script: sql!("0002_join_guard"),
+        check: sql!("0002_join_guard.check"),
+    },
+];
 
 /// Whose database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

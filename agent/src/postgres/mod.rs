@@ -31,7 +31,7 @@ pub use gate::{admit, set_gate};
 pub use hba::Gate;
 pub use inspect::Inspector;
 pub use join::{CopyInto, CopySession};
-pub use mesh::{Forward, Origin, Slot, Subscription};
+pub use mesh::{Origin, Slot, Subscription};
 pub use migrate::Identity;
 pub use provision::{provision, wal_disk, write_conf};
 pub use sequences::{SequenceFix, step};

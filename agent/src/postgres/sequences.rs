@@ -132,11 +132,29 @@ impl Postgres {
         names: &[String],
         dry_run: bool,
     ) -> Result<Vec<SequenceFix>, SqlError> {
+        let wanted = |feeding: &Feeding| names.is_empty() || names.contains(&feeding.sequence);
+        self.fix_those(ordinal, wanted, dry_run).await
+    }
+
+    /// The same for the sequences that give the values of another node of this cluster: they
+    /// came with a copy.
+    pub async fn take_own_values(&self, ordinal: Ordinal) -> Result<(), SqlError> {
+        let step = step(self.inner.max_nodes);
+        let wanted = |feeding: &Feeding| feeding.increment == step;
+        self.fix_those(ordinal, wanted, false).await.map(|_| ())
+    }
+
+    async fn fix_those(
+        &self,
+        ordinal: Ordinal,
+        wanted: impl Fn(&Feeding) -> bool,
+        dry_run: bool,
+    ) -> Result<Vec<SequenceFix>, SqlError> {
         let step = step(self.inner.max_nodes);
         let session = self.take(Purpose::Change).await?;
         let mut fixes = Vec::new();
         for feeding in list(&session, &self.inner.excluded_schemas).await? {
-            if !names.is_empty() && !names.contains(&feeding.sequence) {
+            if !wanted(&feeding) {
                 continue;
             }
             let sql = if feeding.in_step(ordinal, step) {

@@ -14,6 +14,13 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 /// How much of a program's complaints is kept, bytes.
 const COMPLAINT_MAX: u64 = 8 * 1024;
 
+/// Whatever roles and databases are set to: a copy takes as long as it takes, and text looks the
+/// same on both servers.
+const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=30s \
+                       -c idle_in_transaction_session_timeout=0 -c datestyle=ISO \
+                       -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex \
+                       -c client_encoding=UTF8 -c default_transaction_read_only=off";
+
 /// A client program failed.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -102,6 +109,7 @@ impl Source {
                 command.env_remove(name);
             }
         }
+        command.env("PGOPTIONS", OPTIONS);
         command
     }
 
@@ -181,12 +189,27 @@ impl Source {
 
     /// Restores one section of a dumped structure here: "pre-data" or "post-data".
     pub async fn restore_structure(&self, section: &str, from: &Path) -> Result<(), SourceError> {
+        let mut list = self.command("pg_restore");
+        list.arg(format!("--section={section}"))
+            .arg("--list")
+            .arg(from);
+        list.stdout(Stdio::piped());
+        let listed = self.finish("pg_restore", list).await?;
+        let wanted = from.with_extension("list");
+        let written = std::fs::write(&wanted, not_ours(&listed));
+        written.map_err(|source| SourceError::Run {
+            program: wanted.clone(),
+            source,
+        })?;
         let mut command = self.command("pg_restore");
         command
-            .arg(format!("--section={section}"))
-            .arg("--exit-on-error");
+            .arg("--exit-on-error")
+            .arg("--use-list")
+            .arg(&wanted);
         command.arg(format!("--dbname={}", self.local)).arg(from);
-        self.finish("pg_restore", command).await.map(|_| ())
+        self.finish("pg_restore", command).await?;
+        let _ = std::fs::remove_file(&wanted);
+        Ok(())
     }
 
     /// Makes the source's roles here, with their passwords. Roles that exist stay as they are
@@ -366,6 +389,19 @@ impl CopyOut {
             }
         }
     }
+}
+
+/// The table of contents of a dump without our own event triggers, which belong to no schema and
+/// are here already.
+fn not_ours(listed: &[u8]) -> String {
+    let text = String::from_utf8_lossy(listed);
+    let ours = |line: &&str| line.contains(" EVENT TRIGGER - pgaa_");
+    let mut kept = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !ours(line)) {
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept
 }
 
 /// The name of a snapshot comes from the source; nothing but its own alphabet is let through.

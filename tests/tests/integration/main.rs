@@ -10,6 +10,7 @@ mod demo;
 mod gate;
 mod harness;
 mod intruders;
+mod join;
 mod partitions;
 mod provision;
 mod slots;

@@ -62,7 +62,14 @@ pub(super) fn advance(view: &View<'_>, plan: &mut Plan) {
     match view.inputs.life.stage {
         Stage::Founding => founding(view, plan),
         Stage::Joining(JoinPhase::Leasing) => plan.actions.push(Action::StartJoin),
-        Stage::Joining(JoinPhase::Linking | JoinPhase::Checking) => linked(view, plan),
+        Stage::Joining(JoinPhase::Linking) => {
+            plan.actions.push(Action::StartJoin);
+            linked(view, plan, &[Action::CommitJoin]);
+        }
+        Stage::Joining(JoinPhase::Checking) => {
+            plan.actions.push(Action::StartJoin);
+            linked(view, plan, &[Action::DeclareReady, Action::OpenGate]);
+        }
         Stage::Joining(phase) => {
             let text = format!("the join ({})", phase.word());
             plan.waiting.push(WaitingOn::new("join", text));
@@ -197,10 +204,12 @@ fn unlinked(view: &View<'_>, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     nodes.iter().copied().filter(|node| !linked(node)).collect()
 }
 
-/// A joiner whose edges are all made becomes ready when they are seen alive both ways: with every
-/// member but those that have yet to join themselves. A member that is restarting, and says so,
-/// is one that must still subscribe to this node: between two ready nodes nobody makes an edge.
-fn linked(view: &View<'_>, plan: &mut Plan) {
+/// A joiner whose edges are all made goes on, by `next`, when they are seen alive both ways: with
+/// every member but those that have yet to join themselves. A member that is restarting, and says
+/// so, is one that must still subscribe to this node: between two ready nodes nobody makes an
+/// edge. Before it is ready the members have promised to keep its slots, whatever becomes of its
+/// lease.
+fn linked(view: &View<'_>, plan: &mut Plan, next: &[Action]) {
     let me = view.inputs.me;
     let takes_part = |node: &NodeId| {
         let record = view.roster.records.get(node);
@@ -226,8 +235,7 @@ fn linked(view: &View<'_>, plan: &mut Plan) {
         plan.waiting.push(WaitingOn::new("edge", text));
     }
     if unlinked.is_empty() {
-        plan.actions.push(Action::DeclareReady);
-        plan.actions.push(Action::OpenGate);
+        plan.actions.extend_from_slice(next);
     }
 }
 

@@ -153,8 +153,35 @@ fn a_joiner_waits_for_a_member_that_is_restarting_but_for_no_other_joiner() {
         if state != NodeState::Ready {
             record.edges.clear();
         }
+        // First the members promise to keep its slots; only then does it take writes.
+        let text = world.text();
+        let commits = text.contains("do have the members keep the slots");
+        assert_eq!(commits, ready, "{state:?}: {text}");
+        assert!(!text.contains("do become ready"), "{state:?}: {text}");
+        world.life.stage = Stage::Joining(JoinPhase::Checking);
         let text = world.text();
         assert_eq!(text.contains("do become ready"), ready, "{state:?}: {text}");
+    }
+}
+
+#[test]
+fn a_subscription_to_a_joiner_that_starts_over_is_dropped() {
+    for (phase, dropped) in [
+        (JoinPhase::Leasing, true),
+        (JoinPhase::Copying, true),
+        (JoinPhase::Linking, false),
+        (JoinPhase::Checking, false),
+    ] {
+        let mut world = World::converged();
+        let record = world.record_mut(3);
+        record.state = NodeState::Joining;
+        record.phase = Some(phase);
+        let text = world.text();
+        assert_eq!(
+            text.contains("do drop subscription"),
+            dropped,
+            "{phase:?}: {text}"
+        );
     }
 }
 

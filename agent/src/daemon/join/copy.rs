@@ -1,12 +1,12 @@
 //! Structure and rows, from the source's snapshot. Step 1 of the protocol.
 
 use super::super::node::Node;
-use super::Member;
 use crate::postgres::{CopySession, Source, SourceTable};
 use anyhow::Context;
 use bytes::BytesMut;
 use log::info;
 use pgaa_core::ids::{Lsn, pglogical_node_name, subscription_name};
+use pgaa_core::join::Member;
 use pgaa_core::status::Progress;
 use pgaa_core::time::Mono;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use tokio::io::AsyncReadExt;
 /// How much is read at once, bytes.
 const CHUNK: usize = 256 * 1024;
 
-fn source_server(node: &Node, source: &Member) -> anyhow::Result<Source> {
+fn source_server(node: &Node, dsn: String) -> anyhow::Result<Source> {
     let local = node.postgres.local_conninfo()?;
-    Ok(Source::new(&node.settings, source.dsn.clone(), local))
+    Ok(Source::new(&node.settings, dsn, local))
 }
 
 /// Copies everything. Returns the position in the source's WAL from which changes go on.
-pub async fn copy(node: &Arc<Node>, source: &Member) -> anyhow::Result<Lsn> {
+pub async fn copy(node: &Arc<Node>, source: &Member, dsn: String) -> anyhow::Result<Lsn> {
     let epoch = node
         .local
         .borrow()
@@ -31,7 +31,7 @@ pub async fn copy(node: &Arc<Node>, source: &Member) -> anyhow::Result<Lsn> {
     let subscription = subscription_name((node.id(), epoch), (source.node, source.epoch));
     let slot = node.postgres.slot_name(&provider, &subscription).await?;
     node.postgres.drop_user_objects().await?;
-    let server = source_server(node, source)?;
+    let server = source_server(node, dsn)?;
     // The snapshot lives as long as this value.
     let snapshot = server.export(&slot).await.with_context(|| {
         format!(
@@ -43,10 +43,12 @@ pub async fn copy(node: &Arc<Node>, source: &Member) -> anyhow::Result<Lsn> {
     server.copy_roles().await?;
     server.dump_structure(&snapshot.name, &dump).await?;
     server.restore_structure("pre-data", &dump).await?;
+    crate::failpoint::reached("structured").await;
     let tables = server.tables(&snapshot.name).await?;
     copy_tables(node, &server, &snapshot.name, &tables).await?;
     let position = snapshot.position;
     drop(snapshot);
+    crate::failpoint::reached("rows_copied").await;
     server.restore_structure("post-data", &dump).await?;
     server.copy_sequences().await?;
     server.analyze().await?;
@@ -127,8 +129,8 @@ async fn copy_table(
 }
 
 /// Puts the source's replicated tables into our replication set, before this node takes a write.
-pub async fn adopt_tables(node: &Arc<Node>, source: &Member) -> anyhow::Result<()> {
-    let server = source_server(node, source)?;
+pub async fn adopt_tables(node: &Arc<Node>, dsn: String) -> anyhow::Result<()> {
+    let server = source_server(node, dsn)?;
     for table in server.replicated().await? {
         node.postgres.add_table(&table, false).await?;
     }

@@ -1,24 +1,26 @@
-//! Joining a mesh that serves writes, without losing any of them.
-//!
-//! The protocol is JOIN_PROTOCOL of ARCHITECTURE.md. This node acts on others only through their
-//! agents, under a lease that every member has granted; until it is ready everything it made
-//! elsewhere can be dropped again, so any failure before the hand-over simply starts over.
+//! The world of a joiner, for the protocol in `pgaa_core::join`: its own server, the clock, and
+//! the other members' agents. Makes no choices.
 
 mod copy;
-mod hand_over;
-mod leases;
 
 use super::node::Node;
 use crate::events::Severity;
+use crate::peer::PeerError;
 use anyhow::Context;
-use leases::Held;
-use log::{info, warn};
-use pgaa_core::ids::{DataEpoch, NodeId};
+use log::info;
+use pgaa_core::ids::{DataEpoch, Lsn, NodeId, Ordinal};
+use pgaa_core::join::{
+    CallError, Done, Failure, Forward, Host, LeaseAnswer, LeaseAsk, Member, Problem, ServerFacts,
+    StepAnswer, StepAsk, attempt,
+};
 use pgaa_core::life::Stage;
 use pgaa_core::observed::Reach;
-use pgaa_core::record::{JoinPhase, NodeRecord};
-use pgaa_core::state::NodeState;
+use pgaa_core::record::JoinPhase;
+use pgaa_core::roster::Roster;
 use pgaa_core::status::Progress;
+use pgaa_core::time::Mono;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -26,14 +28,8 @@ use tokio::time::sleep;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Another member of the mesh, as the join sees it.
-#[derive(Debug, Clone)]
-struct Member {
-    node: NodeId,
-    epoch: DataEpoch,
-    name: String,
-    dsn: String,
-}
+/// How long workers are given to start while pglogical's manager is woken.
+const STARTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Says that the plan wants this node to join.
 pub fn start(node: &Node) {
@@ -51,116 +47,245 @@ pub async fn run(node: Arc<Node>) {
     let mut last = String::new();
     loop {
         node.join_wanted.notified().await;
-        let stage = node.knowledge.life().stage;
-        let done = match stage {
-            Stage::Founding | Stage::Joining(_) => attempt(&node, stage).await,
+        match node.knowledge.life().stage {
+            Stage::Founding | Stage::Joining(_) => {}
             Stage::Single | Stage::Ready | Stage::Leaving | Stage::Left => continue,
-        };
+        }
+        let ended = attempt(&Joiner(&node)).await;
         node.join_progress.send_replace(None);
-        match done {
-            Ok(()) => last.clear(),
-            Err(error) => {
-                let text = format!("joining starts over: {error:#}");
-                if text != last {
-                    node.event(Severity::Warning, "join_failed", text.clone());
-                    last = text;
-                }
+        match ended {
+            Ok(()) => {
+                last.clear();
+                node.join_problems.send_replace(Vec::new());
+            }
+            Err(failure) => {
+                note(&node, &failure, &mut last);
                 sleep(PAUSE).await;
             }
         }
     }
 }
 
-fn enter(node: &Node, phase: JoinPhase) -> anyhow::Result<()> {
-    node.knowledge.enter(Stage::Joining(phase))?;
-    info!("joining: {}", phase.word());
-    Ok(())
-}
-
-/// One attempt, from wherever the last one ended.
-async fn attempt(node: &Arc<Node>, stage: Stage) -> anyhow::Result<()> {
-    let linked = matches!(
-        stage,
-        Stage::Joining(JoinPhase::Linking | JoinPhase::Checking)
-    );
-    if !linked {
-        enter(node, JoinPhase::Leasing)?;
-    }
-    let held = Held::acquire(node).await?;
-    let keep = held.keep(node);
-    let work = async {
-        if !linked {
-            fill(node, &held).await?;
+/// Tells of a failed attempt: once in the events, and in `status` for as long as it stays so.
+fn note(node: &Node, failure: &Failure, last: &mut String) {
+    let text = format!("joining starts over: {failure}");
+    node.join_problems.send_if_modified(|problems| {
+        let untold = problems.is_empty();
+        if untold {
+            problems.push(Problem {
+                text: text.clone(),
+                command: "pgaa-agent events".to_owned(),
+            });
         }
-        until_ready(node).await;
-        anyhow::Ok(())
-    };
-    tokio::select! {
-        result = work => result?,
-        lost = keep => return Err(lost),
-    }
-    held.release(node).await;
-    Ok(())
-}
-
-/// The edges are made by the plan, on every node; what is left is to wait.
-async fn until_ready(node: &Node) {
-    while node.knowledge.life().stage != Stage::Ready {
-        sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Brings every row here, up to a position on every member at which direct streams go on.
-async fn fill(node: &Arc<Node>, held: &Held) -> anyhow::Result<()> {
-    let members = members(node)?;
-    let source = source(node, &members).context("no ready member answers to copy from")?;
-    node.postgres.drop_all_edges().await?;
-    for member in &members {
-        held.drop_slots(node, member).await?;
-    }
-    enter(node, JoinPhase::Copying)?;
-    let start = copy::copy(node, &source).await?;
-    enter(node, JoinPhase::CatchingUp)?;
-    hand_over::catch_up(node, held, &source, start).await?;
-    hand_over::hand_over(node, held, &source, &members).await?;
-    copy::adopt_tables(node, &source).await?;
-    enter(node, JoinPhase::Linking)
-}
-
-/// Every other member that takes part in the mesh now.
-fn members(node: &Node) -> anyhow::Result<Vec<Member>> {
-    let roster = node
-        .knowledge
-        .roster()
-        .context("this node is in no cluster")?;
-    let others = roster
-        .records
-        .values()
-        .filter(|record| record.node != node.id());
-    let mut members = Vec::new();
-    for record in others.filter(|record| record.state == NodeState::Ready) {
-        members.push(member(node, record)?);
-    }
-    Ok(members)
-}
-
-fn member(node: &Node, record: &NodeRecord) -> anyhow::Result<Member> {
-    let dsn = super::reconciler::dsn(node, record.node, record.endpoints.postgres)?;
-    Ok(Member {
-        node: record.node,
-        epoch: record.epoch,
-        name: record.name.to_string(),
-        dsn,
-    })
-}
-
-/// The member to copy from: the first that answers, by UUID.
-fn source(node: &Node, members: &[Member]) -> Option<Member> {
-    let reach = node.knowledge.reach(node.clocks.mono());
-    let up = |member: &&Member| reach.get(&member.node) == Some(&Reach::Up);
-    let chosen = members.iter().find(up).or_else(|| {
-        warn!("no member is known to answer; trying the first");
-        members.first()
+        untold
     });
-    chosen.cloned()
+    if text != *last {
+        node.event(Severity::Warning, "join_failed", text.clone());
+        *last = text;
+    }
+}
+
+/// What the own server is like, as a joiner's or a member's.
+pub async fn facts(node: &Node, joins: bool) -> anyhow::Result<ServerFacts> {
+    let mut facts = node.postgres.join_facts(joins).await?;
+    let data_dir = &node.settings.postgres.data_dir;
+    // A number that can't be had is no reason against a join.
+    facts.free_bytes = nix::sys::statvfs::statvfs(data_dir)
+        .ok()
+        .map(|disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+    Ok(facts)
+}
+
+/// One node that joins.
+struct Joiner<'a>(&'a Arc<Node>);
+
+fn failed(error: impl Into<anyhow::Error>) -> Failure {
+    Failure(format!("{:#}", error.into()))
+}
+
+/// A refusal is final, but for one that says "later".
+fn call_error(error: &PeerError) -> CallError {
+    match error {
+        PeerError::Refused { refusal, .. } if refusal.code != "later" => {
+            CallError::Refused(refusal.to_string())
+        }
+        error => CallError::Unreachable(error.to_string()),
+    }
+}
+
+impl Joiner<'_> {
+    fn dsn(&self, member: &Member) -> Done<String> {
+        super::reconciler::dsn(self.0, member.node, member.postgres).map_err(failed)
+    }
+}
+
+impl Host for Joiner<'_> {
+    fn me(&self) -> NodeId {
+        self.0.id()
+    }
+
+    fn epoch(&self) -> Done<DataEpoch> {
+        let epoch = self.0.local.borrow().epoch;
+        epoch.ok_or_else(|| Failure::new("the database is not prepared"))
+    }
+
+    fn stage(&self) -> Stage {
+        self.0.knowledge.life().stage
+    }
+
+    fn enter(&self, phase: JoinPhase) -> Done<()> {
+        self.0
+            .knowledge
+            .enter(Stage::Joining(phase))
+            .map_err(failed)?;
+        info!("joining: {}", phase.word());
+        Ok(())
+    }
+
+    fn roster(&self) -> Done<Roster> {
+        let roster = self.0.knowledge.roster();
+        roster.ok_or_else(|| Failure::new("this node is in no cluster"))
+    }
+
+    fn merge(&self, theirs: &Roster) -> Done<()> {
+        let merged = self.0.knowledge.merge(theirs, self.0.clocks.now());
+        merged.map(|_| ()).map_err(failed)
+    }
+
+    fn take_ordinal(&self, free: Ordinal) -> Done<()> {
+        let taken = self.0.knowledge.live(|life| {
+            life.ordinal.get_or_insert(free);
+        });
+        taken.map(|_| ()).map_err(failed)
+    }
+
+    fn reach(&self) -> BTreeMap<NodeId, Reach> {
+        self.0.knowledge.reach(self.0.clocks.mono())
+    }
+
+    fn replaces(&self) -> Option<String> {
+        self.0.settings.node.replaces.clone()
+    }
+
+    fn show(&self, problems: Vec<Problem>) {
+        self.0.join_problems.send_replace(problems);
+    }
+
+    fn now(&self) -> Mono {
+        self.0.clocks.mono()
+    }
+
+    async fn sleep(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    async fn reached(&self, point: &'static str) {
+        crate::failpoint::reached(point).await;
+    }
+
+    async fn lease(
+        &self,
+        (member, address): (NodeId, SocketAddr),
+        ask: LeaseAsk,
+    ) -> Result<LeaseAnswer, CallError> {
+        let answer = self.0.peers.lease(member, address, ask).await;
+        answer.map_err(|error| call_error(&error))
+    }
+
+    async fn step(
+        &self,
+        (member, address): (NodeId, SocketAddr),
+        ask: StepAsk,
+    ) -> Result<StepAnswer, CallError> {
+        let answer = self.0.peers.join_step(member, address, ask).await;
+        answer.map_err(|error| call_error(&error))
+    }
+
+    async fn forget(&self, member: NodeId) -> Done<()> {
+        let forgotten = super::membership::forget(self.0, member, false).await;
+        let told = forgotten.map_err(failed)?;
+        self.0.event(Severity::Warning, "replaced", told);
+        Ok(())
+    }
+
+    async fn facts(&self) -> Done<ServerFacts> {
+        facts(self.0, true).await.map_err(failed)
+    }
+
+    async fn clear(&self) -> Done<()> {
+        self.0.postgres.drop_all_edges().await.map_err(failed)
+    }
+
+    async fn copy(&self, source: &Member) -> Done<Lsn> {
+        let dsn = self.dsn(source)?;
+        copy::copy(self.0, source, dsn).await.map_err(failed)
+    }
+
+    async fn subscribe(
+        &self,
+        name: &str,
+        to: &Member,
+        (forward, start_at): (Forward, Option<Lsn>),
+    ) -> Done<()> {
+        let dsn = self.dsn(to)?;
+        let sql = &self.0.postgres;
+        let made = sql.create_subscription_disabled(name, &dsn, forward, start_at);
+        made.await.map(|_| ()).map_err(failed)
+    }
+
+    async fn start(&self, name: &str) -> Done<()> {
+        let sql = &self.0.postgres;
+        sql.enable(&[name]).await.map_err(failed)?;
+        let started = sql.start_workers(&[name], STARTED_WITHIN).await;
+        started.map(|_| ()).map_err(failed)
+    }
+
+    async fn stop(&self, name: &str) -> Done<Lsn> {
+        let sql = &self.0.postgres;
+        sql.disable(&[name]).await.map_err(failed)?;
+        sql.wait_until_stopped(name).await.map_err(failed)?;
+        sql.origin_progress(name).await.map_err(failed)
+    }
+
+    async fn hand_over(&self, through: &str, starts: &BTreeMap<String, Lsn>) -> Done<()> {
+        let sql = &self.0.postgres;
+        sql.hand_over(through, starts).await.map_err(failed)?;
+        let streams: Vec<&str> = starts.keys().map(String::as_str).chain([through]).collect();
+        let started = sql.start_workers(&streams, STARTED_WITHIN).await;
+        started.map(|_| ()).map_err(failed)
+    }
+
+    async fn heartbeats(&self) -> Done<BTreeMap<NodeId, (DataEpoch, u64)>> {
+        self.0.postgres.heartbeats().await.map_err(failed)
+    }
+
+    async fn adopt_tables(&self, source: &Member) -> Done<()> {
+        let dsn = self.dsn(source)?;
+        let adopted = copy::adopt_tables(self.0, dsn).await;
+        let adopted = adopted.and(own_sequences(self.0).await);
+        adopted.map_err(failed)
+    }
+
+    async fn linked(&self) {
+        while self.stage() != Stage::Ready {
+            tokio::select! {
+                () = self.0.join_linked.notified() => return,
+                () = sleep(Duration::from_millis(200)) => {}
+            }
+        }
+    }
+
+    async fn ready(&self) {
+        while self.stage() != Stage::Ready {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Sequences that the source had in step came with its values: this node gives its own.
+async fn own_sequences(node: &Node) -> anyhow::Result<()> {
+    let ordinal = node.knowledge.life().ordinal;
+    let ordinal = ordinal.context("this node has no ordinal yet")?;
+    node.postgres.take_own_values(ordinal).await?;
+    Ok(())
 }

@@ -3,16 +3,20 @@
 //! What we encode is cut to the bounds that are checked when decoding, so that a long text of
 //! ours never makes a peer refuse a whole roster.
 
+mod join;
 mod mesh;
 mod pairing;
 mod record;
 mod roster;
 mod tokens;
 
+pub(super) use join::{
+    lease_answer, lease_answer_out, lease_ask, lease_ask_out, step_answer, step_answer_out,
+    step_ask, step_ask_out,
+};
 pub(super) use mesh::{
     catalog, catalog_out, forget_answer, forget_answer_out, forget_proposal, forget_proposal_out,
-    lease_answer, lease_answer_out, lease_ask, lease_ask_out, step_answer, step_answer_out,
-    step_ask, step_ask_out, versions, versions_out,
+    versions, versions_out,
 };
 pub(super) use pairing::{answer, answer_out, ask, ask_out};
 pub(super) use roster::{roster, roster_out};

@@ -118,6 +118,7 @@ async fn leases_and_steps_travel() {
                 StepAsk {
                     joiner: id(2),
                     epoch: 4,
+                    sequence: 1,
                     step,
                 },
             )
@@ -131,7 +132,15 @@ async fn leases_and_steps_travel() {
         StepAnswer::Origins(origins)
     );
     assert_eq!(step(Step::DropSlots).await, StepAnswer::Done);
-    assert_eq!(step(Step::Admit).await, StepAnswer::Done);
+    assert_eq!(step(Step::Commit).await, StepAnswer::Done);
+    let find = Step::FindSlot {
+        subscription: "0a_1b".to_owned(),
+    };
+    assert_eq!(step(find).await, StepAnswer::Absent);
+    assert_eq!(
+        step(Step::Facts).await,
+        StepAnswer::Facts(Box::new(super::facts()))
+    );
     assert_eq!(step(Step::Beat).await, StepAnswer::Heartbeat(5));
     assert_eq!(
         step(Step::InsertPosition).await,
@@ -148,6 +157,7 @@ async fn leases_and_steps_travel() {
     let ask = StepAsk {
         joiner: id(2),
         epoch: 4,
+        sequence: 2,
         step: quoted,
     };
     let refused = peers.join_step(node, at, ask).await;

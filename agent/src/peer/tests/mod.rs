@@ -11,6 +11,9 @@ use crate::trust::{
 };
 use pgaa_core::founding::{DataHeld, Hello, Request, Response};
 use pgaa_core::ids::{ClusterId, DataEpoch, Lsn, Name, NodeId, Ordinal};
+use pgaa_core::join::{
+    LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, ServerFacts, Step, StepAnswer, StepAsk,
+};
 use pgaa_core::record::Endpoints;
 use pgaa_core::roster::{Decree, FoundingMember, Roster};
 use pgaa_core::time::Wall;
@@ -215,7 +218,9 @@ impl MeshHost for Host {
             Step::CreateSlot { subscription } => {
                 StepAnswer::Origins(BTreeMap::from([(subscription, Lsn(1))]))
             }
-            Step::DropSlots | Step::Admit => StepAnswer::Done,
+            Step::DropSlots | Step::Commit => StepAnswer::Done,
+            Step::FindSlot { .. } => StepAnswer::Absent,
+            Step::Facts => StepAnswer::Facts(Box::new(facts())),
             Step::Beat => StepAnswer::Heartbeat(5),
             Step::InsertPosition => StepAnswer::Position(Lsn(u64::MAX)),
             Step::OriginPositions { since, until } => StepAnswer::Position(Lsn(until.0 - since.0)),
@@ -224,6 +229,25 @@ impl MeshHost for Host {
 
     async fn ping(&self, _from: NodeId, generation: u64) -> u64 {
         generation + 1
+    }
+}
+
+/// A server with something to say in every field.
+fn facts() -> ServerFacts {
+    ServerFacts {
+        version_num: 150_020,
+        locale: "UTF8, C.UTF-8, C.UTF-8".to_owned(),
+        collation_version: "2.36".to_owned(),
+        database_bytes: 1,
+        free_bytes: Some(2),
+        slots_free: 3,
+        senders_free: 4,
+        workers_free: 5,
+        wal_can_be_read: true,
+        replicated: ["public.items".to_owned()].into(),
+        blockers: vec!["pid 7".to_owned()],
+        prepared: vec!["two".to_owned()],
+        extensions: ["pglogical".to_owned()].into(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Mesh, play};
 use anyhow::{Result, ensure};
-use pgaa_agent::postgres::Forward;
+use pgaa_core::join::Forward;
 use std::time::Duration;
 use tokio::try_join;
 

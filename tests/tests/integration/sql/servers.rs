@@ -281,6 +281,7 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         node: NodeSettings {
             name: Name::new("n")?,
             site: String::new(),
+            replaces: None,
         },
         seeds: Vec::new(),
         token_files: Vec::new(),

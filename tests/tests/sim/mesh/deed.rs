@@ -144,6 +144,11 @@ fn one(
             return Deed::Changed;
         }
         Action::StartJoin => return join(agent, turn),
+        Action::CommitJoin => {
+            agent.disk.life.stage = Stage::Joining(JoinPhase::Checking);
+            agent.persist(turn);
+            return Deed::Changed;
+        }
         Action::WriteSettings
         | Action::RestartPostgres { .. }
         | Action::AnnounceLeaving
@@ -167,6 +172,10 @@ fn deed(result: Result<(), String>) -> Deed {
 /// of every ready member, and no other node may join meanwhile.
 fn join(agent: &mut Agent, turn: &mut Turn<'_, Agent>) -> Deed {
     let me = agent.id();
+    let linked = Stage::Joining(JoinPhase::Linking) <= agent.disk.life.stage;
+    if linked && matches!(agent.disk.life.stage, Stage::Joining(_)) {
+        return Deed::Done;
+    }
     if turn.shared.joining.is_some_and(|joiner| joiner != me) {
         return Deed::Failed;
     }

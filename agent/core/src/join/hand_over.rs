@@ -1,0 +1,137 @@
+//! From one stream through the source to direct streams from every member, at positions that are
+//! exact. Steps 2 to 4 of the protocol.
+
+use super::Failure;
+use super::host::{Forward, Host, Member, Step, StepAnswer};
+use super::leases::Held;
+use crate::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long nothing of a member may arrive, while its agent answers, before the join starts over.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Between two looks while waiting.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn me<H: Host>(host: &H) -> Result<(NodeId, DataEpoch), Failure> {
+    Ok((host.me(), host.epoch()?))
+}
+
+/// Follows the source from where the copy was taken, with everything it forwards, until its
+/// newest heartbeat has arrived.
+pub(super) async fn catch_up<H: Host>(
+    host: &H,
+    held: &Held,
+    source: &Member,
+    start: Lsn,
+) -> Result<(), Failure> {
+    let name = subscription_name(me(host)?, (source.node, source.epoch));
+    host.subscribe(&name, source, (Forward::All, Some(start)))
+        .await?;
+    host.start(&name).await?;
+    arrival(host, held, source).await
+}
+
+fn unexpected(member: &Member) -> Failure {
+    let name = &member.name;
+    Failure(format!("{name} answered something else than was asked"))
+}
+
+/// Has a member write a heartbeat and waits until it is here.
+async fn arrival<H: Host>(host: &H, held: &Held, member: &Member) -> Result<(), Failure> {
+    let StepAnswer::Heartbeat(number) = held.step(host, member, Step::Beat).await? else {
+        return Err(unexpected(member));
+    };
+    let began = host.now();
+    loop {
+        let heartbeats = host.heartbeats().await?;
+        let newest = heartbeats.get(&member.node);
+        if newest.is_some_and(|(epoch, have)| *epoch == member.epoch && *have >= number) {
+            return Ok(());
+        }
+        if host.now().since(began) > PATIENCE {
+            return Err(Failure(format!("changes of {} do not arrive", member.name)));
+        }
+        host.sleep(LOOK).await;
+    }
+}
+
+/// The hand-over itself.
+pub(super) async fn hand_over<H: Host>(
+    host: &H,
+    held: &Held,
+    source: &Member,
+    members: &[Member],
+) -> Result<(), Failure> {
+    let others: Vec<&Member> = members.iter().filter(|m| m.node != source.node).collect();
+    for member in &others {
+        prepare(host, held, member).await?;
+    }
+    host.reached("prepared").await;
+    // From here on the source's WAL tells how far it has applied each member.
+    let StepAnswer::Position(since) = held.step(host, source, Step::InsertPosition).await? else {
+        return Err(unexpected(source));
+    };
+    for member in &others {
+        // Through the source: so it has passed the slot made above.
+        arrival(host, held, member).await?;
+    }
+    let through = subscription_name(me(host)?, (source.node, source.epoch));
+    let until = host.stop(&through).await?;
+    host.reached("stopped").await;
+    let starts = starts(host, held, (source, &others), (since, until)).await?;
+    host.reached("placed").await;
+    host.hand_over(&through, &starts).await?;
+    for member in members {
+        arrival(host, held, member).await?;
+    }
+    Ok(())
+}
+
+/// A slot on a member, and the subscription that will read it, disabled.
+async fn prepare<H: Host>(host: &H, held: &Held, member: &Member) -> Result<(), Failure> {
+    let name = subscription_name(me(host)?, (member.node, member.epoch));
+    let step = Step::CreateSlot {
+        subscription: name.clone(),
+    };
+    held.step(host, member, step).await?;
+    host.subscribe(&name, member, (Forward::Nothing, None))
+        .await
+}
+
+/// Where each member's direct stream begins: after the last commit that the source had applied
+/// when this node stopped to follow it.
+async fn starts<H: Host>(
+    host: &H,
+    held: &Held,
+    (source, others): (&Member, &[&Member]),
+    (since, until): (Lsn, Lsn),
+) -> Result<BTreeMap<String, Lsn>, Failure> {
+    if others.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let step = Step::OriginPositions { since, until };
+    let StepAnswer::Origins(positions) = held.step(host, source, step).await? else {
+        return Err(unexpected(source));
+    };
+    let me = me(host)?;
+    let mut starts = BTreeMap::new();
+    for member in others {
+        let theirs = (member.node, member.epoch);
+        let provider = pglogical_node_name(member.node, member.epoch);
+        let subscription = subscription_name((source.node, source.epoch), theirs);
+        let suffix = format!("_{provider}_{subscription}");
+        let found = positions
+            .iter()
+            .find(|(origin, _)| origin.ends_with(&suffix));
+        let Some((_, start)) = found else {
+            return Err(Failure(format!(
+                "{} can't tell how far it had followed {}",
+                source.name, member.name
+            )));
+        };
+        starts.insert(subscription_name(me, theirs), *start);
+    }
+    Ok(starts)
+}

@@ -1,0 +1,2 @@
+-- Allows schema changes again. Idempotent.
+DELETE FROM pgaa.joining
