@@ -61,7 +61,12 @@ impl Node {
     ) -> Result<Node> {
         let directory = run_directory.join(name);
         server_directory(&directory, 0o755)?;
-        for (part, mode) in [("sock", 0o755), ("state", 0o700), ("run", 0o755)] {
+        for (part, mode) in [
+            ("sock", 0o755),
+            ("state", 0o700),
+            ("run", 0o755),
+            ("failpoints", 0o755),
+        ] {
             server_directory(&directory.join(part), mode)?;
         }
         Ok(Node {
@@ -102,6 +107,23 @@ impl Node {
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Has the agent stand still when it reaches a point of the protocol.
+    pub fn hold(&self, point: &str) -> Result<()> {
+        server_file(&self.file("failpoints").join(point), "", 0o644)
+    }
+
+    /// Does it stand still there?
+    #[must_use]
+    pub fn is_held(&self, point: &str) -> bool {
+        let reached = format!("{point}.reached");
+        self.file("failpoints").join(reached).exists()
+    }
+
+    /// Lets it go on.
+    pub fn let_go(&self, point: &str) -> Result<()> {
+        Ok(fs::remove_file(self.file("failpoints").join(point))?)
     }
 
     /// The data directory.
@@ -201,6 +223,7 @@ impl Node {
     pub fn agent_command(&self, arguments: &[&str]) -> Command {
         let mut command = as_server_in(&self.namespace, &self.agent_binary);
         command
+            .env("FAILPOINTS_DIR", self.file("failpoints"))
             .arg("--config")
             .arg(self.config_file())
             .args(arguments);

@@ -103,7 +103,7 @@ pub enum Step {
         /// The subscription's name.
         subscription: String,
     },
-    /// Drop the joiner's slots.
+    /// Drop what was made for the joiner: its slot, and the subscription to it.
     DropSlots,
     /// Bump the heartbeat; answers with its number.
     Beat,

@@ -82,28 +82,6 @@ pub(super) fn remove_buried(view: &View<'_>, plan: &mut Plan) {
     }
 }
 
-/// Subscriptions to a joiner that has started over: its slots are gone, and it has written nothing
-/// that anybody could miss. When it has copied anew they are made again.
-pub(super) fn remove_restarted(view: &View<'_>, plan: &mut Plan) {
-    if view.inputs.life.stage != Stage::Ready {
-        return;
-    }
-    for record in view.roster.records.values() {
-        let starts_over = record.state == NodeState::Joining
-            && matches!(
-                record.phase,
-                Some(JoinPhase::Leasing | JoinPhase::Copying | JoinPhase::CatchingUp)
-            );
-        let peer = (record.node, record.epoch);
-        if let (true, Some((name, _))) =
-            (starts_over, subscription_to(view.postgres, view.me(), peer))
-        {
-            let subscription = name.clone();
-            plan.actions.push(Action::DropSubscription { subscription });
-        }
-    }
-}
-
 /// Creates what is missing and keeps what is there alive.
 pub(super) fn create_and_keep(view: &View<'_>, plan: &mut Plan) {
     let stage = view.inputs.life.stage;

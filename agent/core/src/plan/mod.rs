@@ -203,7 +203,6 @@ fn member(view: &View<'_>, plan: &mut Plan) {
     }
     admit(view, plan);
     edges::remove_buried(view, plan);
-    edges::remove_restarted(view, plan);
     slots::remove_buried(view, plan);
     guard::watch(view, plan);
     local_node(view, plan);

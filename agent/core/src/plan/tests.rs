@@ -165,27 +165,6 @@ fn a_joiner_waits_for_a_member_that_is_restarting_but_for_no_other_joiner() {
 }
 
 #[test]
-fn a_subscription_to_a_joiner_that_starts_over_is_dropped() {
-    for (phase, dropped) in [
-        (JoinPhase::Leasing, true),
-        (JoinPhase::Copying, true),
-        (JoinPhase::Linking, false),
-        (JoinPhase::Checking, false),
-    ] {
-        let mut world = World::converged();
-        let record = world.record_mut(3);
-        record.state = NodeState::Joining;
-        record.phase = Some(phase);
-        let text = world.text();
-        assert_eq!(
-            text.contains("do drop subscription"),
-            dropped,
-            "{phase:?}: {text}"
-        );
-    }
-}
-
-#[test]
 fn nothing_is_done_while_postgres_is_unknown() {
     let mut world = World::converged();
     world.observed.postgres = Fact::Unknown("connection refused".to_owned());

@@ -32,6 +32,9 @@ pub(super) async fn carry_out(
         }
         Step::DropSlots => {
             drop_slots(node, joiner).await?;
+            // Its slots are gone, so what follows them starts anew as well. Only the joiner itself
+            // can ask for this: a record that says so may be old.
+            drop_subscription(node, joiner).await?;
             let mut next = Lease::clone(lease);
             if next.committed.remove(&joiner) {
                 node.leases.store(lease, next)?;
@@ -60,6 +63,18 @@ fn own_name(node: &Node) -> anyhow::Result<String> {
 fn own_epoch(node: &Node) -> anyhow::Result<DataEpoch> {
     let epoch = node.local.borrow().epoch;
     epoch.ok_or_else(|| anyhow::anyhow!("the database of this member is not prepared"))
+}
+
+async fn drop_subscription(node: &Arc<Node>, joiner: NodeId) -> anyhow::Result<()> {
+    let record = node
+        .knowledge
+        .with_roster(|roster| roster.records.get(&joiner).cloned());
+    if let Some(record) = record.flatten() {
+        let me = (node.id(), own_epoch(node)?);
+        let name = subscription_name(me, (joiner, record.epoch));
+        node.postgres.drop_subscription(&name).await?;
+    }
+    Ok(())
 }
 
 /// Drops what was made here for a joiner. Safe until it is ready: it holds nothing yet that

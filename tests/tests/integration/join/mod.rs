@@ -1,8 +1,10 @@
 //! A node joins a mesh that takes writes: nothing is lost, nothing is there twice, nothing is
 //! stale.
 
+mod crashes;
+
 use crate::{ASSEMBLY_MAX, seconds};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pgaa_core::state::NodeState;
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::load::{Load, Rate, Workload, await_equality, create_tables};
@@ -35,14 +37,20 @@ fn mesh(cluster: &Cluster, founders: usize) -> Result<Vec<&Node>> {
 /// Boots a node and waits until it is ready.
 fn join(cluster: &Cluster, node: &Node) -> Result<Duration> {
     cluster.boot(&[node])?;
-    let what = format!("{} has joined under load", node.name());
+    ready(cluster, node)
+}
+
+/// Waits until a joiner is ready.
+fn ready(cluster: &Cluster, joiner: &Node) -> Result<Duration> {
+    let what = format!("{} has joined under load", joiner.name());
     cluster.eventually(JOIN_MAX, &what, |_| {
-        let report = node.status()?;
+        let report = joiner.status()?;
         ensure!(
             report.node.state == NodeState::Ready,
-            "{}: {:?}",
+            "{}: {:?} {:?}",
             report.node.state.word(),
-            report.waiting_on
+            report.waiting_on,
+            report.findings
         );
         Ok(())
     })
@@ -78,9 +86,65 @@ fn a_mesh_grows_from_two_to_five_under_a_low_load() -> Result<()> {
     grow(Workload::Own, Rate::PerSecond(50))
 }
 
+/// At saturation a stream is behind for as long as it lasts, and a joiner never catches up; so
+/// the copy and the beginning of the join see it, and the rest a load that can be followed.
 #[test]
-fn a_mesh_grows_from_two_to_five_at_saturation() -> Result<()> {
-    grow(Workload::Own, Rate::Saturating)
+fn a_node_joins_a_saturated_mesh() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        let nodes = mesh(cluster, 2)?;
+        let [_, _, c] = cluster.each()?;
+        let storm = Load::start(&nodes, Workload::Own, Rate::Saturating)?;
+        sleep(LOAD_BEFORE);
+        cluster.boot(&[c])?;
+        cluster.eventually(JOIN_MAX, "c follows its source", |_| {
+            let report = c.status()?;
+            ensure!(
+                report.node.because.contains("catching_up"),
+                "{}",
+                report.node.because
+            );
+            Ok(())
+        })?;
+        sleep(LOAD_AFTER);
+        storm.stop()?;
+        let load = Load::start(&nodes, Workload::Own, Rate::PerSecond(50))?;
+        ready(cluster, c)?;
+        load.stop()?;
+        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+        let rows = await_equality(cluster, &nodes)?;
+        eprintln!("          {rows} customers on each of 3 nodes");
+        Ok(())
+    })
+}
+
+/// The source applies what others write seconds late: a table is locked there again and again.
+#[test]
+fn a_node_joins_through_a_source_that_lags() -> Result<()> {
+    const LOCK: &str = "begin; lock table public.customers in share row exclusive mode; \
+                        select pg_sleep(2.5); commit";
+    play_unstarted(4, |cluster| {
+        let nodes = mesh(cluster, 3)?;
+        let [.., d] = cluster.each::<4>()?;
+        let mut by_id: Vec<&Node> = nodes.clone();
+        by_id.sort_by_key(|node| node.status().map(|report| report.answered_by.node).ok());
+        let (source, others) = by_id.split_first().context("no nodes")?;
+        let load = Load::start(others, Workload::Own, Rate::PerSecond(50))?;
+        cluster.boot(&[d])?;
+        let mut locks = 0;
+        while d.status().is_err() || d.status()?.node.state != NodeState::Ready {
+            source.sql(LOCK)?;
+            locks += 1;
+            ensure!(
+                locks < 40,
+                "d does not become ready: {:?}",
+                d.status()?.waiting_on
+            );
+        }
+        load.stop()?;
+        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+        await_equality(cluster, &nodes)?;
+        Ok(())
+    })
 }
 
 #[test]
