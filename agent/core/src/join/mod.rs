@@ -7,6 +7,7 @@
 
 mod hand_over;
 mod host;
+mod lease;
 mod leases;
 mod preflight;
 
@@ -14,6 +15,7 @@ pub use host::{
     CallError, Done, Forward, Host, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, Member, Step,
     StepAnswer, StepAsk,
 };
+pub use lease::{Fenced, Lease};
 pub use preflight::{Problem, ServerFacts, judge};
 
 use crate::ids::{NodeId, subscription_name};

@@ -1,6 +1,5 @@
-//! A joiner's lease on this member: one joiner at a time, durable, with a fencing epoch, so that
-//! joins are serialised and a joiner that was given up can't act any more. While it is in force
-//! the schema can't change here, and no table enters the replication set.
+//! A joiner's lease on this member (see `pgaa_core::join`), kept durably. While it is in force the
+//! schema can't change here, and no table enters the replication set.
 
 mod steps;
 
@@ -11,46 +10,15 @@ use crate::peer::Refusal;
 use anyhow::bail;
 use log::warn;
 use pgaa_core::ids::NodeId;
-use pgaa_core::join::{LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, StepAnswer, StepAsk};
-use pgaa_core::life::Stage;
-use pgaa_core::record::JoinPhase;
+use pgaa_core::join::{Fenced, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, StepAnswer, StepAsk};
 use pgaa_core::state::NodeState;
-use pgaa_core::time::Wall;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The longest lease that is given.
-const TTL_MAX: Duration = Duration::from_secs(60);
-
 /// Between two looks for a lease that has run out.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(2);
-
-/// The lease as it lies on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-pub(super) struct Lease {
-    /// Grows with every joiner.
-    epoch: u64,
-    /// Who has it.
-    holder: Option<NodeId>,
-    /// Until when, by this node's clock.
-    expires: Wall,
-    /// The joiners whose slots are kept as a member's, although they have not been seen ready.
-    #[serde(default)]
-    committed: BTreeSet<NodeId>,
-    /// The number of the last step under this epoch. It needn't survive: nor do connections.
-    #[serde(skip)]
-    sequence: u64,
-}
-
-impl Lease {
-    fn in_force(&self, now: Wall) -> Option<NodeId> {
-        self.holder.filter(|_| self.expires > now)
-    }
-}
 
 /// This member's lease.
 #[derive(Debug)]
@@ -111,9 +79,11 @@ pub async fn answer(node: &Arc<Node>, from: NodeId, ask: LeaseAsk) -> Result<Lea
         .ok_or_else(|| Refusal::new("not_a_member", "this node is in no cluster yet"))?;
     let mut lease = node.leases.lease.lock().await;
     let now = node.clocks.wall();
-    let verdict = judge(node, &lease, from, &ask, now);
+    let me = (node.id(), node.knowledge.life().stage);
+    let phase = roster.records.get(&from).and_then(|record| record.phase);
+    let verdict = lease.judge(me, (from, phase), &ask, now);
     if verdict == LeaseVerdict::Granted {
-        let next = granted(&lease, from, &ask, now);
+        let next = lease.after(from, &ask, now);
         let holders = (lease.holder, next.holder);
         // On disk before it is acted on, and the schema guarded before the joiner hears of it.
         node.leases
@@ -153,91 +123,15 @@ fn tell(node: &Node, from: NodeId, (before, after): (Option<NodeId>, Option<Node
     node.event(Severity::Info, "lease", text);
 }
 
-fn judge(node: &Node, lease: &Lease, from: NodeId, ask: &LeaseAsk, now: Wall) -> LeaseVerdict {
-    let denied = |holder, reason: &str| LeaseVerdict::Denied {
-        holder,
-        reason: reason.to_owned(),
-    };
-    let own = lease.holder == Some(from);
-    match ask.kind {
-        LeaseKind::Release | LeaseKind::Renew if !own || ask.epoch != lease.epoch => {
-            denied(lease.holder, "this lease is not in force any more")
-        }
-        LeaseKind::Release | LeaseKind::Renew => LeaseVerdict::Granted,
-        LeaseKind::Acquire => match node.knowledge.life().stage {
-            Stage::Founding => denied(
-                None,
-                "this member is not ready yet: the founding comes first",
-            ),
-            Stage::Leaving => denied(None, "this member is leaving; wait until it has left"),
-            Stage::Joining(phase) if joins_before(node, phase, from) => {
-                denied(Some(node.id()), "another node is joining right now")
-            }
-            Stage::Single | Stage::Joining(_) | Stage::Ready | Stage::Left => {
-                match lease.in_force(now) {
-                    Some(holder) if holder != from => {
-                        denied(Some(holder), "another node is joining right now")
-                    }
-                    Some(_) | None => LeaseVerdict::Granted,
-                }
-            }
-        },
-    }
-}
-
-/// Does this node, which is joining itself, go before another joiner? One that others subscribe to
-/// already does; else the lower UUID.
-fn joins_before(node: &Node, phase: JoinPhase, other: NodeId) -> bool {
-    let theirs = node.knowledge.with_roster(|roster| {
-        let record = roster.records.get(&other)?;
-        record.phase
-    });
-    let linked = |phase: JoinPhase| phase >= JoinPhase::Linking;
-    let theirs = theirs.flatten().is_some_and(linked);
-    match (linked(phase), theirs) {
-        (true, false) => true,
-        (false, true) => false,
-        (true, true) | (false, false) => node.id() < other,
-    }
-}
-
-fn granted(lease: &Lease, from: NodeId, ask: &LeaseAsk, now: Wall) -> Lease {
-    let ttl_ms = i64::try_from(ask.ttl.min(TTL_MAX).as_millis()).unwrap_or(i64::MAX);
-    let expires = Wall(now.0.saturating_add(ttl_ms));
-    match ask.kind {
-        LeaseKind::Acquire => Lease {
-            epoch: lease.epoch.saturating_add(1),
-            holder: Some(from),
-            expires,
-            committed: lease.committed.clone(),
-            sequence: 0,
-        },
-        LeaseKind::Renew => Lease {
-            expires,
-            ..lease.clone()
-        },
-        LeaseKind::Release => Lease {
-            holder: None,
-            ..lease.clone()
-        },
-    }
-}
-
 /// Does one step for the joiner that holds the lease.
 pub async fn step(node: &Arc<Node>, from: NodeId, ask: StepAsk) -> Result<StepAnswer, Refusal> {
     // Held throughout: the lease can't change hands while a step runs.
     let mut lease = node.leases.lease.lock().await;
-    let fenced = ask.joiner != from || lease.holder != Some(from) || lease.epoch != ask.epoch;
-    if fenced || lease.expires <= node.clocks.wall() {
-        return Err(Refusal::new(
-            "fenced",
-            "this lease is not in force any more; join anew",
-        ));
-    }
-    if ask.sequence <= lease.sequence {
-        return Err(Refusal::new("late", "a newer step has overtaken this one"));
-    }
-    lease.sequence = ask.sequence;
+    let fenced = lease.admit(from, &ask, node.clocks.wall());
+    fenced.map_err(|why| match why {
+        Fenced::Lapsed => Refusal::new("fenced", "this lease is not in force any more; join anew"),
+        Fenced::Late => Refusal::new("late", "a newer step has overtaken this one"),
+    })?;
     let result = steps::carry_out(node, &mut lease, from, ask.step).await;
     drop(lease);
     result.map_err(|error| refusal(&error))
@@ -248,7 +142,7 @@ pub async fn expire(node: Arc<Node>) {
     loop {
         node.clocks.pulse(EXPIRY_PERIOD).await;
         let mut lease = node.leases.lease.lock().await;
-        let Some(joiner) = lease.holder.filter(|_| lease.expires <= node.clocks.wall()) else {
+        let Some(joiner) = lease.expired(node.clocks.wall()) else {
             continue;
         };
         let ready = node.knowledge.with_roster(|roster| {
@@ -257,7 +151,7 @@ pub async fn expire(node: Arc<Node>) {
                 .get(&joiner)
                 .is_some_and(|r| r.state == NodeState::Ready)
         });
-        let kept = ready == Some(true) || lease.committed.contains(&joiner);
+        let kept = lease.keeps(joiner, ready == Some(true));
         if !kept && let Err(error) = steps::drop_slots(&node, joiner).await {
             warn!("what was made for a joiner that is gone can't be dropped yet: {error:#}");
             continue;

@@ -1,9 +1,8 @@
 //! What a member does for the joiner that holds its lease. Each step may come twice.
 
 use super::super::node::Node;
-use super::Lease;
 use pgaa_core::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
-use pgaa_core::join::{Step, StepAnswer};
+use pgaa_core::join::{Lease, Step, StepAnswer};
 use pgaa_core::state::NodeState;
 use std::sync::Arc;
 use tokio::sync::MutexGuard;
