@@ -118,6 +118,7 @@ impl Cluster {
                 .map(|node| node.address().to_string())
                 .collect(),
             token: crate::workload::token(1),
+            replaces: None,
         }
     }
 

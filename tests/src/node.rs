@@ -36,6 +36,8 @@ pub struct NodeConfig {
     pub seeds: Vec<String>,
     /// Content of the token file.
     pub token: String,
+    /// `node.replaces`
+    pub replaces: Option<String>,
 }
 
 /// One node.
@@ -202,7 +204,7 @@ impl Node {
             .collect();
         format!(
             "[cluster]\nname = {:?}\nexpect = {}\nseeds = [{}]\ntoken_file = {:?}\n\n\
-             [node]\nname = {:?}\n\n\
+             [node]\nname = {:?}\nreplaces = {:?}\n\n\
              [postgres]\ndatabase = {DATABASE:?}\ndata_dir = {:?}\nbin_dir = {SERVER_BIN:?}\n\
              socket_dir = {:?}\nport = 5432\nexcluded_schemas = [\"harness\"]\n\n\
              [paths]\nstate_dir = {:?}\nrun_dir = {:?}\n",
@@ -211,6 +213,7 @@ impl Node {
             seeds.join(", "),
             at("token"),
             self.name,
+            config.replaces.as_deref().unwrap_or_default(),
             at("data"),
             at("sock"),
             at("state"),

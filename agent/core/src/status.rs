@@ -133,8 +133,40 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes in all, as estimated.
     pub bytes_total: u64,
-    /// Bytes a second, lately.
+    /// Bytes a second, since it began.
     pub bytes_per_s: u64,
+    /// Its parts, where it has any: the tables of a copy, largest first.
+    #[serde(default)]
+    pub parts: Vec<ProgressPart>,
+}
+
+/// How far a part of it has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressPart {
+    /// Its name ("public.orders").
+    pub name: String,
+    /// Bytes done.
+    pub bytes_done: u64,
+    /// Bytes in all, as estimated; what is done can be more.
+    pub bytes_total: u64,
+    /// Is it finished?
+    pub done: bool,
+}
+
+impl Progress {
+    /// How much of it is done, percent.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        let total = self.bytes_total.max(self.bytes_done).max(1);
+        self.bytes_done.saturating_mul(100) / total
+    }
+
+    /// How long it will take from here, seconds, at the rate so far.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        let left = self.bytes_total.saturating_sub(self.bytes_done);
+        left.checked_div(self.bytes_per_s)
+    }
 }
 
 /// One member.

@@ -290,10 +290,17 @@ pub async fn set_gate(node: &Node, gate: Gate) -> anyhow::Result<()> {
 async fn leave(node: &Node) -> anyhow::Result<()> {
     node.postgres.drop_all_edges().await?;
     node.knowledge.enter(Stage::Left)?;
-    node.event(
-        Severity::Warning,
-        "left",
-        "this node has left the mesh; its database is kept",
-    );
+    let own_wish = node.knowledge.with_roster(|roster| {
+        let tombstone = roster.tombstones.get(&node.id())?;
+        Some(tombstone.left)
+    });
+    let text = match own_wish.flatten() {
+        Some(false) => {
+            "the mesh has forgotten this node; its database is kept. To take part again the machine \
+             has to come back as a new node, with an empty data directory and state directory"
+        }
+        Some(true) | None => "this node has left the mesh; its database is kept",
+    };
+    node.event(Severity::Warning, "left", text);
     Ok(())
 }

@@ -121,6 +121,15 @@ pub fn status_line(report: &StatusReport) -> String {
     let mesh = report.cluster.as_ref().map_or_else(String::new, |cluster| {
         format!("; {} of {} members ready", cluster.ready, cluster.members)
     });
+    if let Some(progress) = &report.node.progress {
+        let left = progress.seconds_left();
+        let left = left.map_or_else(String::new, |s| format!(", {s} s left"));
+        return format!(
+            "{state}{mesh}; {}, {} %{left}",
+            progress.what,
+            progress.percent()
+        );
+    }
     let next = report
         .waiting_on
         .first()

@@ -259,8 +259,8 @@ impl Postgres {
         Ok(missing)
     }
 
-    /// Drops a subscription, and its slot on the provider when that one answers; no error when
-    /// there is none. Its origin's number is held for ever, by an origin without progress:
+    /// Drops a subscription; no error when there is none. Its slot is the provider's to drop, and
+    /// that one may be dead. Its origin's number is held for ever, by an origin without progress:
     /// PostgreSQL gives the lowest free number to the next origin, whose node would then own the
     /// rows of this one, and pglogical resolves nothing between equal origins.
     pub async fn drop_subscription(&self, name: &str) -> Result<Option<Origin>, SqlError> {
@@ -271,6 +271,7 @@ impl Postgres {
             Some(row) => column::<Option<u32>>(find.name, &row, 3)?,
             None => None,
         };
+        session.rows(&sql!("subscription_unplug"), &[&name]).await?;
         session.rows(&sql!("subscription_drop"), &[&name]).await?;
         let origin = match number {
             Some(number) => Some(hold_number(&session, number).await?),

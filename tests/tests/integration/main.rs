@@ -7,6 +7,7 @@ mod address;
 mod assembly;
 mod crashes;
 mod demo;
+mod forgetting;
 mod gate;
 mod harness;
 mod intruders;

@@ -11,6 +11,9 @@ use std::time::Duration;
 /// How long nothing of a member may arrive, while its agent answers, before the join starts over.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long a stream may be without a worker before it is helped.
+const REVIVE_EVERY: Duration = Duration::from_millis(1_000);
+
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -30,7 +33,7 @@ pub(super) async fn catch_up<H: Host>(
     host.subscribe(&name, source, (Forward::All, Some(start)))
         .await?;
     host.start(&name).await?;
-    arrival(host, held, source).await
+    arrival(host, held, source, &[name]).await
 }
 
 fn unexpected(member: &Member) -> Failure {
@@ -38,12 +41,18 @@ fn unexpected(member: &Member) -> Failure {
     Failure(format!("{name} answered something else than was asked"))
 }
 
-/// Has a member write a heartbeat and waits until it is here.
-async fn arrival<H: Host>(host: &H, held: &Held, member: &Member) -> Result<(), Failure> {
+/// Has a member write a heartbeat and waits until it is here, by way of `streams`.
+async fn arrival<H: Host>(
+    host: &H,
+    held: &Held,
+    member: &Member,
+    streams: &[String],
+) -> Result<(), Failure> {
     let StepAnswer::Heartbeat(number) = held.step(host, member, Step::Beat).await? else {
         return Err(unexpected(member));
     };
     let began = host.now();
+    let mut revived = began;
     loop {
         let heartbeats = host.heartbeats().await?;
         let newest = heartbeats.get(&member.node);
@@ -52,6 +61,10 @@ async fn arrival<H: Host>(host: &H, held: &Held, member: &Member) -> Result<(), 
         }
         if host.now().since(began) > PATIENCE {
             return Err(Failure(format!("changes of {} do not arrive", member.name)));
+        }
+        if host.now().since(revived) > REVIVE_EVERY {
+            host.revive(streams).await?;
+            revived = host.now();
         }
         host.sleep(LOOK).await;
     }
@@ -69,22 +82,23 @@ pub(super) async fn hand_over<H: Host>(
         prepare(host, held, member).await?;
     }
     host.reached("prepared").await;
+    let through = subscription_name(me(host)?, (source.node, source.epoch));
     // From here on the source's WAL tells how far it has applied each member.
     let StepAnswer::Position(since) = held.step(host, source, Step::InsertPosition).await? else {
         return Err(unexpected(source));
     };
     for member in &others {
         // Through the source: so it has passed the slot made above.
-        arrival(host, held, member).await?;
+        arrival(host, held, member, std::slice::from_ref(&through)).await?;
     }
-    let through = subscription_name(me(host)?, (source.node, source.epoch));
     let until = host.stop(&through).await?;
     host.reached("stopped").await;
     let starts = starts(host, held, (source, &others), (since, until)).await?;
     host.reached("placed").await;
     host.hand_over(&through, &starts).await?;
+    let streams: Vec<String> = starts.into_keys().chain([through]).collect();
     for member in members {
-        arrival(host, held, member).await?;
+        arrival(host, held, member, &streams).await?;
     }
     Ok(())
 }

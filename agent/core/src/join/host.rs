@@ -229,6 +229,9 @@ pub trait Host: Sync {
     ) -> impl Future<Output = Done<()>> + Send;
     /// Enables a subscription and gets its worker going.
     fn start(&self, name: &str) -> impl Future<Output = Done<()>> + Send;
+    /// Gets the workers going of those of the enabled subscriptions that have none: a sender that
+    /// was ended, or a server that was restarted, makes pglogical wait for minutes.
+    fn revive(&self, names: &[String]) -> impl Future<Output = Done<()>> + Send;
     /// Disables a subscription, waits until its worker is gone, and returns how far it had come
     /// in its provider's WAL.
     fn stop(&self, name: &str) -> impl Future<Output = Done<Lsn>> + Send;

@@ -86,6 +86,9 @@ fn local(page: &mut Page, report: &StatusReport) {
     page.line(&format!("{name} {text}"));
     if let Some(progress) = &node.progress {
         page.paragraph("  ", Tint::Plain, &progress_text(progress));
+        for part in parts_shown(progress) {
+            page.paragraph("    ", Tint::Faint, &part);
+        }
     }
     page.paragraph("  ", Tint::Plain, &standing(report, node));
     if let Some(error) = &node.postgres_error {
@@ -101,23 +104,52 @@ fn local(page: &mut Page, report: &StatusReport) {
 }
 
 fn progress_text(progress: &Progress) -> String {
-    let Progress {
-        what,
-        bytes_done,
-        bytes_total,
-        bytes_per_s,
-    } = progress;
-    let left = bytes_total
-        .saturating_sub(*bytes_done)
-        .checked_div(*bytes_per_s);
+    let left = progress.seconds_left();
     let left = left.map(|s| format!(", {} left", words::age(s.saturating_mul(1000).max(1000))));
     format!(
-        "{what}: {} of {}, {}/s{}",
-        words::bytes(*bytes_done),
-        words::bytes(*bytes_total),
-        words::bytes(*bytes_per_s),
+        "{} {}: {} of {}, {}/s{}",
+        bar(progress.percent()),
+        progress.what,
+        words::bytes(progress.bytes_done),
+        words::bytes(progress.bytes_total),
+        words::bytes(progress.bytes_per_s),
         left.unwrap_or_default()
     )
+}
+
+/// "[#####...............]  25 %", without anything a log or a screen reader can't show.
+fn bar(percent: u64) -> String {
+    const WIDTH: usize = 20;
+    let percent = usize::try_from(percent.min(100)).unwrap_or(100);
+    let filled = percent * WIDTH / 100;
+    format!(
+        "[{}{}] {percent:>3} %",
+        "#".repeat(filled),
+        ".".repeat(WIDTH - filled)
+    )
+}
+
+/// The parts under way and those to come that matter most, then how many are left out.
+fn parts_shown(progress: &Progress) -> Vec<String> {
+    const SHOWN_MAX: usize = 5;
+    let open: Vec<_> = progress.parts.iter().filter(|part| !part.done).collect();
+    let mut lines: Vec<String> = open
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|part| {
+            let (done, total) = (
+                words::bytes(part.bytes_done),
+                words::bytes(part.bytes_total),
+            );
+            format!("{}: {done} of {total}", part.name)
+        })
+        .collect();
+    let done = progress.parts.len() - open.len();
+    let rest = open.len().saturating_sub(SHOWN_MAX);
+    if !progress.parts.is_empty() {
+        lines.push(format!("{done} tables done, {rest} more to come"));
+    }
+    lines
 }
 
 fn standing(report: &StatusReport, node: &LocalReport) -> String {

@@ -7,13 +7,17 @@ use bytes::BytesMut;
 use log::info;
 use pgaa_core::ids::{Lsn, pglogical_node_name, subscription_name};
 use pgaa_core::join::Member;
-use pgaa_core::status::Progress;
+use pgaa_core::status::{Progress, ProgressPart};
 use pgaa_core::time::Mono;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 /// How much is read at once, bytes.
 const CHUNK: usize = 256 * 1024;
+
+/// How often the progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 fn source_server(node: &Node, dsn: String) -> anyhow::Result<Source> {
     let local = node.postgres.local_conninfo()?;
@@ -64,35 +68,62 @@ async fn copy_tables(
 ) -> anyhow::Result<()> {
     let origin = format!("pgaa_copy_{}", node.id().0.simple());
     let session = node.postgres.copy_session(&origin).await?;
-    let total = tables.iter().map(|table| table.bytes).sum();
-    let mut meter = Meter {
-        started: node.clocks.mono(),
-        done: 0,
-        total,
-    };
-    for table in tables {
-        copy_table(node, server, snapshot, (table, &session, &mut meter)).await?;
+    let mut meter = Meter::new(node.clocks.mono(), tables);
+    for (number, table) in tables.iter().enumerate() {
+        meter.report(node, number);
+        copy_table(node, server, snapshot, (table, &session), |bytes| {
+            meter.add(number, bytes);
+            meter.report(node, number);
+        })
+        .await?;
+        meter.parts[number].done = true;
     }
     info!("{} tables were copied", tables.len());
     Ok(())
 }
 
-/// What has been copied so far, bytes.
+/// What has been copied so far.
 struct Meter {
     started: Mono,
-    done: u64,
-    total: u64,
+    parts: Vec<ProgressPart>,
 }
 
 impl Meter {
-    fn report(&self, node: &Node, what: &str) {
+    fn new(started: Mono, tables: &[SourceTable]) -> Meter {
+        let part = |table: &SourceTable| ProgressPart {
+            name: table.name.clone(),
+            bytes_done: 0,
+            bytes_total: table.bytes,
+            done: false,
+        };
+        Meter {
+            started,
+            parts: tables.iter().map(part).collect(),
+        }
+    }
+
+    fn add(&mut self, number: usize, bytes: usize) {
+        let part = &mut self.parts[number];
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        part.bytes_done = part.bytes_done.saturating_add(bytes);
+    }
+
+    /// A table's size on disk is not that of its rows on their way: what is finished counts as
+    /// it was, the rest as estimated.
+    fn report(&self, node: &Node, number: usize) {
         let elapsed_ms = node.clocks.mono().since(self.started).as_millis().max(1);
-        let rate = u128::from(self.done) * 1000 / elapsed_ms;
+        let bytes_done: u64 = self.parts.iter().map(|part| part.bytes_done).sum();
+        let expected = |part: &ProgressPart| match part.done {
+            true => part.bytes_done,
+            false => part.bytes_total.max(part.bytes_done),
+        };
+        let rate = u128::from(bytes_done) * 1000 / elapsed_ms;
         node.join_progress.send_replace(Some(Progress {
-            what: format!("copying {what}"),
-            bytes_done: self.done,
-            bytes_total: self.total.max(self.done),
+            what: format!("copying {}", self.parts[number].name),
+            bytes_done,
+            bytes_total: self.parts.iter().map(expected).sum(),
             bytes_per_s: u64::try_from(rate).unwrap_or(u64::MAX),
+            parts: self.parts.clone(),
         }));
     }
 }
@@ -101,11 +132,13 @@ async fn copy_table(
     node: &Arc<Node>,
     server: &Source,
     snapshot: &str,
-    (table, session, meter): (&SourceTable, &CopySession, &mut Meter),
+    (table, session): (&SourceTable, &CopySession),
+    mut copied: impl FnMut(usize),
 ) -> anyhow::Result<()> {
-    meter.report(node, &table.name);
     let mut out = server.copy_out(snapshot, table)?;
     let mut into = session.begin(&table.copy_in).await?;
+    let mut told = node.clocks.mono();
+    let mut untold = 0;
     loop {
         let mut chunk = BytesMut::with_capacity(CHUNK);
         let read = out.rows.read_buf(&mut chunk).await;
@@ -114,11 +147,13 @@ async fn copy_table(
             break;
         }
         into.send(chunk.freeze()).await?;
-        meter.done = meter
-            .done
-            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
-        meter.report(node, &table.name);
+        untold += count;
+        if node.clocks.mono().since(told) >= TELL_EVERY {
+            copied(std::mem::take(&mut untold));
+            told = node.clocks.mono();
+        }
     }
+    copied(untold);
     // Nothing is committed here unless all of it was sent there.
     out.finish()
         .await

@@ -105,12 +105,12 @@ fn failed(error: impl Into<anyhow::Error>) -> Failure {
 
 /// A refusal is final, but for one that says "later".
 fn call_error(error: &PeerError) -> CallError {
-    match error {
-        PeerError::Refused { refusal, .. } if refusal.code != "later" => {
-            CallError::Refused(refusal.to_string())
-        }
-        error => CallError::Unreachable(error.to_string()),
+    if let PeerError::Refused { refusal, .. } = error
+        && refusal.code != "later"
+    {
+        return CallError::Refused(refusal.to_string());
     }
+    CallError::Unreachable(error.to_string())
 }
 
 impl Joiner<'_> {
@@ -238,6 +238,15 @@ impl Host for Joiner<'_> {
         sql.enable(&[name]).await.map_err(failed)?;
         let started = sql.start_workers(&[name], STARTED_WITHIN).await;
         started.map(|_| ()).map_err(failed)
+    }
+
+    async fn revive(&self, names: &[String]) -> Done<()> {
+        let sql = &self.0.postgres;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for missing in sql.wake_workers(&names).await.map_err(failed)? {
+            sql.kick(&missing).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     async fn stop(&self, name: &str) -> Done<Lsn> {

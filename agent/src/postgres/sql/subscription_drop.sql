@@ -1,2 +1,2 @@
--- Drops the subscription $1 and, when the provider answers, its slot there. Idempotent.
+-- Drops the subscription $1. Idempotent.
 SELECT pglogical.drop_subscription($1::name, true)

@@ -2,6 +2,7 @@
 //! stale.
 
 mod crashes;
+mod refusals;
 
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};

@@ -1,0 +1,186 @@
+//! Joining: the copy against pglogical's own synchronisation and against pg_dump | pg_restore, an
+//! empty node's way from its admission to ready, and what streams without an order between them
+//! leave unequal until the row check mends it.
+
+use crate::{NEVER, median, report, script};
+use anyhow::{Context, Result, ensure};
+use pgaa_agent::clock::Clocks;
+use pgaa_core::state::NodeState;
+use pgaa_tests::cluster::Cluster;
+use pgaa_tests::command::{as_server, run};
+use pgaa_tests::load::{Load, Rate, Workload, create_tables, difference};
+use pgaa_tests::node::{DATABASE, Node, SERVER_BIN};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// Rounds of each kind of copy; the middle one counts.
+const ROUNDS: usize = 3;
+
+/// 3.3 million rows, 0.9 GB with the index.
+const BULK: &str = "create table public.bulk (id bigint primary key, a text, b int)";
+const FILL: &str = "insert into public.bulk
+    select i, repeat(md5(i::text), 7), i % 1000 from generate_series(1, 3300000) as i";
+
+/// The copy of one large table, three ways, from one source.
+pub fn compare_copies() -> Result<()> {
+    // The source, a node for each of our rounds, and a server without an agent.
+    let cluster = Cluster::prepare(2 + ROUNDS)?;
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    let (plain, agents) = nodes.split_last().context("no nodes")?;
+    for node in agents {
+        node.configure_agent(&cluster.config(1))?;
+    }
+    let (source, joiners) = agents.split_first().context("no nodes")?;
+    cluster.boot(&[source])?;
+    ready(&cluster, source)?;
+    source.amend("pg_hba.conf", "host all postgres 10.77.0.0/24 trust\n")?;
+    source.sql(BULK)?;
+    source.sql("select pg_reload_conf()")?;
+    cluster.eventually(NEVER, "the table is replicated", |_| {
+        let replicated = source.status()?.tables.replicated;
+        ensure!(replicated.iter().any(|t| t == "public.bulk"), "{replicated:?}");
+        Ok(())
+    })?;
+    source.sql_patiently(FILL)?;
+    source.sql_patiently("vacuum analyze public.bulk; checkpoint")?;
+    script::start_server(plain)?;
+    cluster.eventually(NEVER, "the plain server answers", |_| {
+        plain.sql_in("postgres", "select 1").map(drop)
+    })?;
+    plain.sql_in("postgres", &format!("create database {DATABASE}"))?;
+    plain.sql("create extension pglogical")?;
+    script::create_node(plain)?;
+    let (mut ours, mut theirs, mut dumped) = (Vec::new(), Vec::new(), Vec::new());
+    for joiner in joiners {
+        ours.push(by_join(&cluster, joiner)?);
+        theirs.push(by_pglogical(&cluster, plain, source)?);
+        dumped.push(by_dump(plain, source)?);
+    }
+    let size = source.sql("select pg_size_pretty(pg_total_relation_size('public.bulk'))")?;
+    let (ours, theirs, dumped) = (median(&mut ours), median(&mut theirs), median(&mut dumped));
+    let line = |other: f64| format!("{ours:.1} s / {other:.1} s = {:.2}", ours / other);
+    report(&format!("copy of {size}, join / pglogical"), &line(theirs), "0.70");
+    report(&format!("copy of {size}, join / pg_dump | pg_restore"), &line(dumped), "-");
+    Ok(())
+}
+
+fn ready(cluster: &Cluster, node: &Node) -> Result<()> {
+    cluster.eventually(NEVER, &format!("{} is ready", node.name()), |_| {
+        let state = node.status()?.node.state;
+        ensure!(state == NodeState::Ready, "{}", state.word());
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Seconds of the day of the first line of a node's log with these words.
+fn logged_at(node: &Node, words: &str) -> Result<f64> {
+    let log = node.agent_log();
+    let line = log.lines().find(|line| line.contains(words));
+    let line = line.with_context(|| format!("{} never logged {words:?}", node.name()))?;
+    // 2026-11-21T13:42:05.459Z
+    let part = |range: std::ops::Range<usize>| -> Result<f64> {
+        Ok(line.get(range).context("a line without a time")?.parse()?)
+    };
+    Ok(part(11..13)? * 3600.0 + part(14..16)? * 60.0 + part(17..23)?)
+}
+
+fn between(node: &Node, first: &str, then: &str) -> Result<f64> {
+    let took = logged_at(node, then)? - logged_at(node, first)?;
+    Ok(took.rem_euclid(86_400.0))
+}
+
+/// From the lease to the end of the copy, indexes and statistics included.
+fn by_join(cluster: &Cluster, joiner: &Node) -> Result<f64> {
+    cluster.boot(&[joiner])?;
+    ready(cluster, joiner)?;
+    between(joiner, "joining: copying", "joining: catching_up")
+}
+
+fn by_pglogical(cluster: &Cluster, plain: &Node, source: &Node) -> Result<f64> {
+    plain.sql(BULK)?;
+    let clocks = Clocks::start();
+    plain.sql(&format!(
+        "select pglogical.create_subscription('from_source', {}, '{{default}}', false, true)",
+        script::dsn(source)
+    ))?;
+    const SYNCED: &str = "select count(*) from pglogical.local_sync_status
+        where sync_nspname is not null and sync_status = 'r'";
+    cluster.eventually(NEVER, "pglogical has copied the table", |_| {
+        ensure!(plain.sql(SYNCED)? == "1", "not yet");
+        Ok(())
+    })?;
+    plain.sql_patiently("analyze public.bulk")?;
+    let took = clocks.mono().0 as f64 / 1000.0;
+    plain.sql("select pglogical.drop_subscription('from_source')")?;
+    plain.sql("drop table public.bulk")?;
+    Ok(took)
+}
+
+fn by_dump(plain: &Node, source: &Node) -> Result<f64> {
+    let clocks = Clocks::start();
+    let dump = format!(
+        "set -o pipefail; {SERVER_BIN}/pg_dump -Fc -Z0 -t public.bulk -h {} -U postgres {DATABASE} | \
+         {SERVER_BIN}/pg_restore -h {} -U postgres -d {DATABASE}",
+        source.socket_directory().display(),
+        plain.socket_directory().display(),
+    );
+    run(as_server("bash").args(["-c", &dump]))?;
+    plain.sql_patiently("analyze public.bulk")?;
+    let took = clocks.mono().0 as f64 / 1000.0;
+    plain.sql("drop table public.bulk")?;
+    Ok(took)
+}
+
+/// An empty node joins three empty members: from the roster in its hands to ready.
+pub fn admission() -> Result<()> {
+    let cluster = Cluster::prepare(4)?;
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    for node in &nodes {
+        node.configure_agent(&cluster.config(3))?;
+    }
+    cluster.boot(&nodes[..3])?;
+    cluster.eventually(NEVER, "three nodes are a mesh", |c| {
+        c.assembled_among(&nodes[..3])
+    })?;
+    let late = nodes[3];
+    cluster.provision(&[late])?;
+    late.start_postgres()?;
+    cluster.eventually(NEVER, "its server answers", |_| {
+        late.sql_in("postgres", "select 1").map(drop)
+    })?;
+    late.start_agent()?;
+    ready(&cluster, late)?;
+    let took = between(late, "-> joining", "-> ready")?;
+    report("an empty node, from its admission to ready", &format!("{took:.2} s"), "0.70 s");
+    Ok(())
+}
+
+/// Rows that are changed by other nodes right after their insert, during a join.
+pub fn crossed() -> Result<()> {
+    let cluster = Cluster::prepare(3)?;
+    let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+    for node in &nodes {
+        node.configure_agent(&cluster.config(2))?;
+    }
+    cluster.boot(&nodes[..2])?;
+    cluster.eventually(NEVER, "two nodes are a mesh", |c| {
+        c.assembled_among(&nodes[..2])
+    })?;
+    create_tables(&cluster, &nodes[..2])?;
+    let load = Load::start(&nodes[..2], Workload::Crossed, Rate::PerSecond(100))?;
+    sleep(Duration::from_secs(4));
+    cluster.boot(&[nodes[2]])?;
+    ready(&cluster, nodes[2])?;
+    sleep(Duration::from_secs(2));
+    load.stop()?;
+    sleep(Duration::from_secs(3));
+    let found = difference(nodes[0], nodes[2], ("crossed", "id"))?;
+    let rows = nodes[0].sql("select count(*) from public.crossed")?;
+    report(
+        &format!("crossed rows after a join, of {rows}"),
+        &format!("{} lost, {} extra, {} stale", found.lost, found.extra, found.stale),
+        "0 (the row check's)",
+    );
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What a join waits for, what it refuses, and what it leaves when it is given up.
+
+use super::{JOIN_MAX, mesh, ready};
+use crate::seconds;
+use anyhow::{Context, Result, ensure};
+use pgaa_tests::cluster::Cluster;
+use pgaa_tests::load::await_equality;
+use pgaa_tests::node::Node;
+use pgaa_tests::scenario::play_unstarted;
+
+/// Has a joiner come to a point of the protocol, and stand still there?
+fn held(cluster: &Cluster, joiner: &Node, point: &str) -> Result<()> {
+    cluster.eventually(JOIN_MAX, &format!("the join has come to {point}"), |_| {
+        ensure!(joiner.is_held(point), "not yet");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn refused(node: &Node, statement: &str) -> Result<()> {
+    let error = node
+        .sql(statement)
+        .err()
+        .with_context(|| format!("{}: {statement} was done during a join", node.name()))?;
+    let text = format!("{error:#}");
+    ensure!(
+        text.contains("node c is joining the mesh") && text.contains("pgaa-agent status"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_schema_stays_as_it_is_while_a_node_joins() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        let [a, b] = mesh(cluster, 2)?[..] else {
+            anyhow::bail!("two founders are expected");
+        };
+        let [_, _, c] = cluster.each()?;
+        c.hold("rows_copied")?;
+        cluster.boot(&[c])?;
+        held(cluster, c, "rows_copied")?;
+        refused(a, "create table public.news (id int primary key)")?;
+        refused(b, "alter table public.shared add note text")?;
+        refused(b, "drop table public.shared")?;
+        a.sql("create temporary table mine (id int); drop table mine")?;
+        c.let_go("rows_copied")?;
+        ready(cluster, c)?;
+        for node in [a, b, c] {
+            node.sql("create table public.news (id int primary key)")?;
+        }
+        cluster.eventually(seconds(20), "the new table is replicated", |cluster| {
+            cluster.replicates(&["public.news"])
+        })?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_joiner_that_is_gone_leaves_nothing() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        let founders = mesh(cluster, 2)?;
+        let [_, _, c] = cluster.each()?;
+        c.hold("prepared")?;
+        cluster.boot(&[c])?;
+        held(cluster, c, "prepared")?;
+        for node in &founders {
+            let slots = node.sql("select count(*) from pg_replication_slots")?;
+            ensure!(slots == "2", "{}: {slots} slots", node.name());
+        }
+        c.kill9_agent()?;
+        c.kill9_postmaster()?;
+        cluster.eventually(seconds(40), "what was made for it is dropped", |_| {
+            for node in &founders {
+                let slots = node.sql("select count(*) from pg_replication_slots")?;
+                ensure!(slots == "1", "{}: {slots} slots", node.name());
+            }
+            Ok(())
+        })?;
+        cluster.eventually(seconds(10), "the schema may change again", |_| {
+            founders[0].sql("create table if not exists public.news (id int primary key)")?;
+            Ok(())
+        })?;
+        // It comes back with what it had copied, and starts over.
+        founders[1].sql("create table public.news (id int primary key)")?;
+        c.let_go("prepared")?;
+        c.start_postgres()?;
+        c.start_agent()?;
+        ready(cluster, c)?;
+        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+        await_equality(cluster, &nodes)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn everything_in_the_way_of_a_join_is_named() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        for node in cluster.nodes() {
+            node.amend("postgresql.conf", "max_prepared_transactions = 4")?;
+        }
+        let founders = mesh(cluster, 2)?;
+        for node in &founders {
+            node.sql(&format!(
+                "begin; insert into harness.acknowledged values (-1); \
+                 prepare transaction 'of_{}'",
+                node.name()
+            ))?;
+        }
+        let [_, _, c] = cluster.each()?;
+        cluster.boot(&[c])?;
+        cluster.eventually(seconds(40), "c names both prepared transactions", |_| {
+            let findings = c.status()?.findings;
+            for node in &founders {
+                let name = format!("of_{}", node.name());
+                let told = findings.iter().any(|finding| {
+                    finding.text.contains(&name) && finding.command.contains("PREPARED")
+                });
+                ensure!(told, "{name} is not named: {findings:?}");
+            }
+            Ok(())
+        })?;
+        for node in &founders {
+            node.sql(&format!("rollback prepared 'of_{}'", node.name()))?;
+        }
+        ready(cluster, c)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_replacement_takes_the_place_of_a_dead_node() -> Result<()> {
+    play_unstarted(4, |cluster| {
+        let [a, b, c] = mesh(cluster, 3)?[..] else {
+            anyhow::bail!("three founders are expected");
+        };
+        let [.., d] = cluster.each::<4>()?;
+        c.kill9_agent()?;
+        c.kill9_postmaster()?;
+        let mut config = cluster.config(3);
+        config.replaces = Some(c.name().to_owned());
+        d.configure_agent(&config)?;
+        cluster.boot(&[d])?;
+        ready(cluster, d)?;
+        let nodes = [a, b, d];
+        cluster.eventually(seconds(30), "a, b and d are the mesh", |cluster| {
+            cluster.assembled_among(&nodes)
+        })?;
+        await_equality(cluster, &nodes)?;
+        Ok(())
+    })
+}
