@@ -296,10 +296,19 @@ impl Node {
 
     /// The same in another database.
     pub fn sql_in(&self, database: &str, statements: &str) -> Result<String> {
+        self.psql(database, statements, "60s")
+    }
+
+    /// The same in the replicated database, for as long as it takes.
+    pub fn sql_patiently(&self, statements: &str) -> Result<String> {
+        self.psql(DATABASE, statements, "0")
+    }
+
+    fn psql(&self, database: &str, statements: &str, timeout: &str) -> Result<String> {
         let mut command = as_server(format!("{SERVER_BIN}/psql"));
         command
             .env("PGCONNECT_TIMEOUT", "5")
-            .env("PGOPTIONS", "-c statement_timeout=60s");
+            .env("PGOPTIONS", format!("-c statement_timeout={timeout}"));
         command.args([
             "-XqAt",
             "-v",

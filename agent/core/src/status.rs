@@ -161,6 +161,14 @@ impl Progress {
         self.bytes_done.saturating_mul(100) / total
     }
 
+    /// In one line: "copying public.orders, 45 %, 12 s left".
+    #[must_use]
+    pub fn line(&self) -> String {
+        let left = self.seconds_left();
+        let left = left.map_or_else(String::new, |s| format!(", {s} s left"));
+        format!("{}, {} %{left}", self.what, self.percent())
+    }
+
     /// How long it will take from here, seconds, at the rate so far.
     #[must_use]
     pub fn seconds_left(&self) -> Option<u64> {

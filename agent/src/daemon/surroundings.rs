@@ -122,13 +122,7 @@ pub fn status_line(report: &StatusReport) -> String {
         format!("; {} of {} members ready", cluster.ready, cluster.members)
     });
     if let Some(progress) = &report.node.progress {
-        let left = progress.seconds_left();
-        let left = left.map_or_else(String::new, |s| format!(", {s} s left"));
-        return format!(
-            "{state}{mesh}; {}, {} %{left}",
-            progress.what,
-            progress.percent()
-        );
+        return format!("{state}{mesh}; {}", progress.line());
     }
     let next = report
         .waiting_on

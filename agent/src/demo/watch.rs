@@ -248,7 +248,7 @@ fn word(answer: &Result<StatusReport, String>) -> String {
         return "starting".to_owned();
     };
     match (report.node.phase, &report.node.progress) {
-        (_, Some(progress)) => progress.what.clone(),
+        (_, Some(progress)) => progress.line(),
         (Some(phase), None) => format!("{} ({})", report.node.state.word(), phase.word()),
         (None, None) => report.node.state.word().to_owned(),
     }

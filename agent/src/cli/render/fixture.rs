@@ -193,6 +193,35 @@ fn local() -> LocalReport {
     }
 }
 
+/// A node that copies what it joins.
+#[must_use]
+pub fn joining() -> StatusReport {
+    let part = |name: &str, bytes_done, bytes_total| ProgressPart {
+        name: name.to_owned(),
+        bytes_done,
+        bytes_total,
+        done: bytes_done == bytes_total,
+    };
+    let mut report = forming();
+    report.founding = None;
+    report.waiting_on = vec![WaitingOn::new("join", "the join (copying)")];
+    report.node.state = NodeState::Joining;
+    report.node.phase = Some(JoinPhase::Copying);
+    report.node.because = "joining: copying".into();
+    report.node.progress = Some(Progress {
+        what: "copying public.orders".into(),
+        bytes_done: 700_000_000,
+        bytes_total: 2_800_000_000,
+        bytes_per_s: 100_000_000,
+        parts: vec![
+            part("public.customers", 600_000_000, 600_000_000),
+            part("public.orders", 100_000_000, 2_000_000_000),
+            part("public.items", 0, 200_000_000),
+        ],
+    });
+    report
+}
+
 /// A node that waits for two others to found a cluster with.
 #[must_use]
 pub fn forming() -> StatusReport {

@@ -147,7 +147,11 @@ fn parts_shown(progress: &Progress) -> Vec<String> {
     let done = progress.parts.len() - open.len();
     let rest = open.len().saturating_sub(SHOWN_MAX);
     if !progress.parts.is_empty() {
-        lines.push(format!("{done} tables done, {rest} more to come"));
+        let rest = match rest {
+            0 => String::new(),
+            rest => format!(", {rest} more to come"),
+        };
+        lines.push(format!("{done} of {} done{rest}", progress.parts.len()));
     }
     lines
 }

@@ -46,6 +46,14 @@ fn the_status_while_forming() {
 }
 
 #[test]
+fn the_status_while_joining() {
+    for columns in [80, 100] {
+        let text = page(columns, |page| status::write(page, &fixture::joining()));
+        assert_golden("joining", columns, &text);
+    }
+}
+
+#[test]
 fn the_nodes() {
     for columns in [80, 100] {
         let text = page(columns, |page| members::write_long(page, &fixture::mesh()));

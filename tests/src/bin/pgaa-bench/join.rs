@@ -38,7 +38,10 @@ pub fn compare_copies() -> Result<()> {
     source.sql("select pg_reload_conf()")?;
     cluster.eventually(NEVER, "the table is replicated", |_| {
         let replicated = source.status()?.tables.replicated;
-        ensure!(replicated.iter().any(|t| t == "public.bulk"), "{replicated:?}");
+        ensure!(
+            replicated.iter().any(|t| t == "public.bulk"),
+            "{replicated:?}"
+        );
         Ok(())
     })?;
     source.sql_patiently(FILL)?;
@@ -47,8 +50,6 @@ pub fn compare_copies() -> Result<()> {
     cluster.eventually(NEVER, "the plain server answers", |_| {
         plain.sql_in("postgres", "select 1").map(drop)
     })?;
-    plain.sql_in("postgres", &format!("create database {DATABASE}"))?;
-    plain.sql("create extension pglogical")?;
     script::create_node(plain)?;
     let (mut ours, mut theirs, mut dumped) = (Vec::new(), Vec::new(), Vec::new());
     for joiner in joiners {
@@ -59,8 +60,16 @@ pub fn compare_copies() -> Result<()> {
     let size = source.sql("select pg_size_pretty(pg_total_relation_size('public.bulk'))")?;
     let (ours, theirs, dumped) = (median(&mut ours), median(&mut theirs), median(&mut dumped));
     let line = |other: f64| format!("{ours:.1} s / {other:.1} s = {:.2}", ours / other);
-    report(&format!("copy of {size}, join / pglogical"), &line(theirs), "0.70");
-    report(&format!("copy of {size}, join / pg_dump | pg_restore"), &line(dumped), "-");
+    report(
+        &format!("copy of {size}, join / pglogical"),
+        &line(theirs),
+        "0.70",
+    );
+    report(
+        &format!("copy of {size}, join / pg_dump | pg_restore"),
+        &line(dumped),
+        "-",
+    );
     Ok(())
 }
 
@@ -152,7 +161,11 @@ pub fn admission() -> Result<()> {
     late.start_agent()?;
     ready(&cluster, late)?;
     let took = between(late, "-> joining", "-> ready")?;
-    report("an empty node, from its admission to ready", &format!("{took:.2} s"), "0.70 s");
+    report(
+        "an empty node, from its admission to ready",
+        &format!("{took:.2} s"),
+        "0.70 s",
+    );
     Ok(())
 }
 
@@ -179,7 +192,10 @@ pub fn crossed() -> Result<()> {
     let rows = nodes[0].sql("select count(*) from public.crossed")?;
     report(
         &format!("crossed rows after a join, of {rows}"),
-        &format!("{} lost, {} extra, {} stale", found.lost, found.extra, found.stale),
+        &format!(
+            "{} lost, {} extra, {} stale",
+            found.lost, found.extra, found.stale
+        ),
         "0 (the row check's)",
     );
     Ok(())

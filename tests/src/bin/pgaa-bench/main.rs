@@ -5,6 +5,7 @@
 
 mod cpu;
 mod formation;
+mod join;
 mod overhead;
 mod rest;
 mod script;
@@ -31,6 +32,9 @@ fn measure() -> Result<()> {
     for count in [3, 5] {
         formation::compare(count)?;
     }
+    join::admission()?;
+    join::compare_copies()?;
+    join::crossed()?;
     play(3, |cluster| {
         cluster.await_assembly(NEVER)?;
         rest::measure(cluster)?;

@@ -28,14 +28,7 @@ const PLUGINS: &str = "output_plugin_libraries = 'pgoutput, test_decoding, pglog
 
 /// Writes settings and starts the servers; their start is no part of the comparison.
 pub fn start_servers(cluster: &Cluster) -> Result<()> {
-    for node in cluster.nodes() {
-        node.amend("postgresql.conf", SETTINGS)?;
-        if node.server_knows("output_plugin_libraries")? {
-            node.amend("postgresql.conf", PLUGINS)?;
-        }
-        node.amend("pg_hba.conf", "host all postgres 10.77.0.0/24 trust\n")?;
-        node.start_postgres()?;
-    }
+    cluster.nodes().iter().try_for_each(start_server)?;
     cluster.eventually(NEVER, "the script's servers answer", |c| {
         c.nodes()
             .iter()
@@ -44,18 +37,34 @@ pub fn start_servers(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The same for one.
+pub fn start_server(node: &Node) -> Result<()> {
+    node.amend("postgresql.conf", SETTINGS)?;
+    if node.server_knows("output_plugin_libraries")? {
+        node.amend("postgresql.conf", PLUGINS)?;
+    }
+    node.amend("pg_hba.conf", "host all postgres 10.77.0.0/24 trust\n")?;
+    node.start_postgres()
+}
+
+/// Makes the database and its pglogical node.
+pub fn create_node(node: &Node) -> Result<()> {
+    node.sql_in("postgres", &format!("create database {DATABASE}"))?;
+    node.sql("create extension pglogical")?;
+    let create = "select pglogical.create_node(node_name := $1, dsn := $2)";
+    node.sql(
+        &create
+            .replace("$1", &quoted(node.name()))
+            .replace("$2", &dsn(node)),
+    )
+    .map(drop)
+}
+
 /// Runs the script. Seconds.
 pub fn run(cluster: &Cluster) -> Result<f64> {
     let clocks = Clocks::start();
     for node in cluster.nodes() {
-        node.sql_in("postgres", &format!("create database {DATABASE}"))?;
-        node.sql("create extension pglogical")?;
-        let create = "select pglogical.create_node(node_name := $1, dsn := $2)";
-        node.sql(
-            &create
-                .replace("$1", &quoted(node.name()))
-                .replace("$2", &dsn(node)),
-        )?;
+        create_node(node)?;
     }
     for subscriber in cluster.nodes() {
         for provider in cluster
@@ -88,7 +97,8 @@ fn subscribe(subscriber: &Node, provider: &Node, clocks: &Clocks) -> Result<()> 
     Ok(())
 }
 
-fn dsn(node: &Node) -> String {
+/// How another server reaches this one.
+pub fn dsn(node: &Node) -> String {
     quoted(&format!(
         "host={} port=5432 user=postgres dbname={DATABASE}",
         node.address()
