@@ -84,14 +84,24 @@ impl Lease {
                     denied(Some(me.0), "another node is joining right now")
                 }
                 Stage::Single | Stage::Joining(_) | Stage::Ready | Stage::Left => {
-                    match self.in_force(now) {
-                        Some(holder) if holder != from.0 => {
-                            denied(Some(holder), "another node is joining right now")
-                        }
-                        Some(_) | None => LeaseVerdict::Granted,
-                    }
+                    self.lend(from.0, now)
                 }
             },
+        }
+    }
+
+    /// A lease that ran out is still its holder's until it was put away: whoever got it before
+    /// would cover up that slots have to be dropped, and they would hold WAL back for ever.
+    fn lend(&self, to: NodeId, now: Wall) -> LeaseVerdict {
+        let reason = match self.holder {
+            Some(holder) if holder == to => return LeaseVerdict::Granted,
+            None => return LeaseVerdict::Granted,
+            Some(_) if self.expires > now => "another node is joining right now",
+            Some(_) => "what another node left when its join ended is being put away",
+        };
+        LeaseVerdict::Denied {
+            holder: self.holder,
+            reason: reason.to_owned(),
         }
     }
 
@@ -187,8 +197,14 @@ mod tests {
         assert!(judge(&held, Stage::Ready, 1, &acquire(1), NOW));
         let later = Wall(NOW.0 + 15_000);
         assert_eq!(held.expired(later), Some(id(1)));
-        assert!(judge(&held, Stage::Ready, 2, &acquire(2), later));
-        let taken = held.after(id(2), &acquire(2), later);
+        // Not before what the first one made was dropped.
+        assert!(!judge(&held, Stage::Ready, 2, &acquire(2), later));
+        let put_away = Lease {
+            holder: None,
+            ..held
+        };
+        assert!(judge(&put_away, Stage::Ready, 2, &acquire(2), later));
+        let taken = put_away.after(id(2), &acquire(2), later);
         assert_eq!(taken.epoch, 2);
         let renew = ask(1, LeaseKind::Renew, 1);
         assert!(!judge(&taken, Stage::Ready, 1, &renew, later));
