@@ -135,6 +135,26 @@ impl Held {
         }
     }
 
+    /// Has what was made for this node dropped, and gives each lease back where that was done.
+    /// Without a lease nobody would drop it when this node never comes again; where it isn't done
+    /// the lease runs out, and then the member does it by itself.
+    pub(super) async fn give_up<H: Host>(mut self, host: &H) {
+        let mut kept = Vec::new();
+        for (member, (address, epoch)) in &self.epochs {
+            let ask = StepAsk {
+                joiner: host.me(),
+                epoch: *epoch,
+                sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+                step: Step::DropSlots,
+            };
+            if host.step((*member, *address), ask).await.is_err() {
+                kept.push(*member);
+            }
+        }
+        self.epochs.retain(|member, _| !kept.contains(member));
+        self.release(host).await;
+    }
+
     /// Asks a member for one step. Each step may be done twice: when an answer is lost it is
     /// asked for again, under a new number.
     pub(super) async fn step<H: Host>(

@@ -27,6 +27,10 @@ use crate::state::NodeState;
 use leases::Held;
 use std::fmt;
 use std::pin::pin;
+use std::time::Duration;
+
+/// Between two looks at who takes part, while the edges are made.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why an attempt to join ended without this node being ready, for people. The next one starts
 /// over, or goes on where that is safe.
@@ -49,16 +53,13 @@ impl fmt::Display for Failure {
 /// One attempt, from wherever the last one ended. Returns when this node may declare itself
 /// ready: every edge is alive both ways, and every member has promised to keep its slot.
 pub async fn attempt<H: Host>(host: &H) -> Result<(), Failure> {
-    let linked = matches!(
-        host.stage(),
-        Stage::Joining(JoinPhase::Linking | JoinPhase::Checking)
-    );
+    let linked = is_linked(host);
     if !linked {
         host.enter(JoinPhase::Leasing)?;
     }
     let mut held = Held::default();
     if let Err(failure) = held.acquire(host).await {
-        held.release(host).await;
+        end(host, held).await;
         return Err(failure);
     }
     host.reached("leased").await;
@@ -71,18 +72,43 @@ pub async fn attempt<H: Host>(host: &H) -> Result<(), Failure> {
         }
     };
     // What failed for a reason that lasts must not keep others from joining meanwhile.
-    held.release(host).await;
+    end(host, held).await;
     ended
 }
 
-async fn work<H: Host>(host: &H, held: &Held, linked: bool) -> Result<(), Failure> {
-    if linked {
-        confirm(host, held).await?;
+/// Does what was made on members so far count when the join goes on?
+fn is_linked<H: Host>(host: &H) -> bool {
+    matches!(
+        host.stage(),
+        Stage::Ready | Stage::Joining(JoinPhase::Linking | JoinPhase::Checking)
+    )
+}
+
+async fn end<H: Host>(host: &H, held: Held) {
+    if is_linked(host) {
+        held.release(host).await;
     } else {
-        fill(host, held).await?;
+        held.give_up(host).await;
     }
+}
+
+async fn work<H: Host>(host: &H, held: &Held, linked: bool) -> Result<(), Failure> {
+    let known = if linked {
+        confirm(host, held).await?
+    } else {
+        fill(host, held).await?
+    };
     host.reached("linking").await;
-    host.linked().await;
+    {
+        let edges = pin!(host.linked());
+        let grown = pin!(grown(host, &known));
+        if let futures_util::future::Either::Right((failure, _)) =
+            futures_util::future::select(edges, grown).await
+        {
+            host.enter(JoinPhase::Leasing)?;
+            return Err(failure);
+        }
+    }
     if host.stage() == Stage::Ready {
         return Ok(());
     }
@@ -95,8 +121,24 @@ async fn work<H: Host>(host: &H, held: &Held, linked: bool) -> Result<(), Failur
     Ok(())
 }
 
+/// Ends when somebody takes part whom this join did not know as one that does: a member that had
+/// become ready just before it gave its lease, and whose record came late. No edge with it was
+/// made, and after [`JoinPhase::Linking`] none would ever be.
+async fn grown<H: Host>(host: &H, known: &[Member]) -> Failure {
+    loop {
+        // One that is restarting is no reason to start over.
+        for member in members(host).unwrap_or_default() {
+            if !known.iter().any(|have| have.node == member.node) {
+                let text = format!("{} became ready when this join began", member.name);
+                return Failure(text);
+            }
+        }
+        host.sleep(LOOK).await;
+    }
+}
+
 /// Brings every row here, up to a position on every member at which direct streams go on.
-async fn fill<H: Host>(host: &H, held: &Held) -> Result<(), Failure> {
+async fn fill<H: Host>(host: &H, held: &Held) -> Result<Vec<Member>, Failure> {
     let members = members(host)?;
     let source = source(host, &members)?;
     // First, so that what an earlier attempt has left does not count as taken.
@@ -115,18 +157,20 @@ async fn fill<H: Host>(host: &H, held: &Held) -> Result<(), Failure> {
     hand_over::hand_over(host, held, &source, &members).await?;
     host.reached("handed_over").await;
     host.adopt_tables(&source).await?;
-    host.enter(JoinPhase::Linking)
+    host.enter(JoinPhase::Linking)?;
+    Ok(members)
 }
 
 /// After an interruption: is everything still there that the hand-over rests on? A member whose
 /// lease ran out has dropped its slot, and one that became ready meanwhile never had one: then
 /// the join starts over.
-async fn confirm<H: Host>(host: &H, held: &Held) -> Result<(), Failure> {
+async fn confirm<H: Host>(host: &H, held: &Held) -> Result<Vec<Member>, Failure> {
     let me = (host.me(), host.epoch()?);
-    for member in members(host)? {
+    let members = members(host)?;
+    for member in &members {
         let subscription = subscription_name(me, (member.node, member.epoch));
         let answer = held
-            .step(host, &member, Step::FindSlot { subscription })
+            .step(host, member, Step::FindSlot { subscription })
             .await?;
         if answer == StepAnswer::Absent {
             host.enter(JoinPhase::Leasing)?;
@@ -137,7 +181,7 @@ async fn confirm<H: Host>(host: &H, held: &Held) -> Result<(), Failure> {
             return Err(Failure(text));
         }
     }
-    Ok(())
+    Ok(members)
 }
 
 /// Does this member take part in the mesh, so that a joiner needs an edge with it? Those that are
