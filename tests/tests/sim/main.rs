@@ -11,6 +11,7 @@
 
 mod founding;
 mod gossip;
+mod join;
 mod mesh;
 mod seeds;
 mod world;

@@ -1,0 +1,164 @@
+//! What must hold at any time, and what must hold in the end.
+
+use super::postgres::{Change, Worker};
+use super::world::{Event, World};
+use pgaa_core::life::Stage;
+use rand::RngExt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Each node has so many keys of its own.
+const KEYS: u32 = 60;
+
+impl World {
+    /// An application writes on one node, a key of that node's, when it gets in.
+    pub fn load(&mut self, node: usize) {
+        if !self.writes || self.nodes[node].destroyed {
+            return;
+        }
+        let pause = self.story.write_every;
+        self.within((1, 2 * pause), Event::Write { node });
+        if !self.nodes[node].server.up || !self.nodes[node].server.gate_open {
+            return;
+        }
+        let key = u32::try_from(node).unwrap_or(0) * 1_000 + self.rng.random_range(0..KEYS);
+        let value = self.next();
+        let deletes = self.rng.random_bool(0.25);
+        let row = self.nodes[node].server.rows.contains_key(&key);
+        let change = match (row, deletes) {
+            (false, _) => Change::Insert(key, value),
+            (true, true) => Change::Delete(key),
+            (true, false) => Change::Update(key, value),
+        };
+        let time = self.now;
+        let written = &mut self.nodes[node];
+        written.server.write(node, change, time);
+        written.written = written.server.arrived[&node];
+        match (row, deletes) {
+            (true, true) => written.ledger.remove(&key),
+            (_, _) => written.ledger.insert(key, value),
+        };
+        self.count("writes");
+        self.wake_readers(node);
+    }
+
+    /// Every ordered pair of nodes that are ready, and not destroyed: subscriber and provider.
+    pub fn pairs(&self) -> Vec<(usize, usize)> {
+        let ready: Vec<usize> = (0..self.nodes.len())
+            .filter(|node| {
+                let there = &self.nodes[*node];
+                there.agent.life.stage == Stage::Ready && !there.destroyed
+            })
+            .collect();
+        let others = |a: &usize| {
+            let a = *a;
+            ready.iter().filter(move |b| **b != a).map(move |b| (a, *b))
+        };
+        ready.iter().flat_map(others).collect()
+    }
+
+    /// Between two ready nodes there is at any time a slot, and a subscription that reads it.
+    pub fn edges_are_sound(&mut self) {
+        for (subscriber, provider) in self.pairs() {
+            let slot = self.nodes[provider].server.slots.contains_key(&subscriber);
+            let subscription = &self.nodes[subscriber].server.subscriptions;
+            let reads = subscription.contains_key(&provider);
+            if !slot || !reads {
+                self.accuse(format!(
+                    "{subscriber} and {provider} are ready, and from {provider} there is: slot \
+                     {slot}, subscription {reads}"
+                ));
+            }
+        }
+    }
+
+    /// What is still missing for the mesh to be whole, while applications write.
+    pub fn unready(&self) -> Option<String> {
+        for (node, there) in self.nodes.iter().enumerate() {
+            let stage = there.agent.life.stage;
+            if !there.destroyed && (stage != Stage::Ready || !there.server.gate_open) {
+                return Some(format!("{node} is {stage:?}"));
+            }
+        }
+        None
+    }
+
+    /// What is still missing when nobody writes any more.
+    pub fn unsettled(&self) -> Option<String> {
+        self.unready()
+            .or_else(|| self.undrained())
+            .or_else(|| self.leftover())
+    }
+
+    fn undrained(&self) -> Option<String> {
+        for (subscriber, provider) in self.pairs() {
+            let subscription = self.nodes[subscriber].server.subscriptions.get(&provider);
+            let runs = subscription.is_some_and(|s| matches!(s.worker, Worker::Running { .. }));
+            if !runs {
+                return Some(format!("{subscriber} does not read {provider}"));
+            }
+            let arrived = &self.nodes[subscriber].server.arrived;
+            if arrived.get(&provider).copied().unwrap_or(0) < self.nodes[provider].written {
+                return Some(format!("{subscriber} has not all of {provider}"));
+            }
+        }
+        None
+    }
+
+    fn leftover(&self) -> Option<String> {
+        let living: BTreeSet<usize> = (0..self.nodes.len())
+            .filter(|node| !self.nodes[*node].destroyed)
+            .collect();
+        for node in &living {
+            let there = &self.nodes[*node];
+            if there.agent.lease.holder.is_some() {
+                return Some(format!("a lease is in force on {node}"));
+            }
+            let others: BTreeSet<usize> = living.iter().copied().filter(|o| o != node).collect();
+            let slots: BTreeSet<usize> = there.server.slots.keys().copied().collect();
+            let reads: BTreeSet<usize> = there.server.subscriptions.keys().copied().collect();
+            if slots != others || reads != others {
+                return Some(format!(
+                    "{node} has slots for {slots:?} and reads {reads:?}"
+                ));
+            }
+        }
+        None
+    }
+
+    /// Compares every row on every node with what applications were told.
+    pub fn compare(&self) -> Result<(), String> {
+        let living = || self.nodes.iter().filter(|node| !node.destroyed);
+        let truth: BTreeMap<u32, u64> = living()
+            .flat_map(|node| node.ledger.iter().map(|(key, value)| (*key, *value)))
+            .collect();
+        for (node, there) in self.nodes.iter().enumerate() {
+            if there.destroyed {
+                continue;
+            }
+            let rows = &there.server.rows;
+            let lost = truth.keys().filter(|key| !rows.contains_key(key)).count();
+            let extra = rows.keys().filter(|key| !truth.contains_key(key)).count();
+            let stale = rows
+                .iter()
+                .filter(|(key, row)| truth.get(key).is_some_and(|value| *value != row.value))
+                .count();
+            if (lost, extra, stale) != (0, 0, 0) {
+                return Err(format!(
+                    "on {node}: {lost} rows lost, {extra} extra, {stale} different"
+                ));
+            }
+        }
+        self.ordinals()
+    }
+
+    fn ordinals(&self) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        for (node, there) in self.nodes.iter().enumerate() {
+            let ordinal = there.agent.life.ordinal;
+            if !there.destroyed && (ordinal.is_none() || !seen.insert(ordinal)) {
+                return Err(format!("{node} has ordinal {ordinal:?}, as another has"));
+            }
+        }
+        Ok(())
+    }
+}
