@@ -7,6 +7,7 @@ use super::node::Node;
 use crate::events::Severity;
 use crate::peer::PeerError;
 use anyhow::Context;
+use futures_util::FutureExt;
 use log::info;
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId, Ordinal};
 use pgaa_core::join::{
@@ -276,6 +277,8 @@ impl Host for Joiner<'_> {
     }
 
     async fn linked(&self) {
+        // What the plan said of an earlier attempt does not count; it says it again.
+        let _ = self.0.join_linked.notified().now_or_never();
         while self.stage() != Stage::Ready {
             tokio::select! {
                 () = self.0.join_linked.notified() => return,

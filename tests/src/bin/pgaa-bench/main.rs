@@ -1,7 +1,8 @@
 //! `make bench`: what the agent costs and gains, all measured in one run on one machine.
 //!
 //! Formation and overhead are ratios of two things that were measured side by side; absolute
-//! numbers stand beside their goals. Must not decide whether anything passed: machines differ.
+//! numbers stand beside their goals. `pgaa-bench formation`, `join`, `rest` and `overhead` measure
+//! a part alone. Must not decide whether anything passed: machines differ.
 
 mod cpu;
 mod formation;
@@ -10,13 +11,16 @@ mod overhead;
 mod rest;
 mod script;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use pgaa_tests::scenario::play;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long anything here may take before it counts as broken.
 const NEVER: Duration = Duration::from_secs(120);
+
+/// What can be measured alone.
+const PARTS: [&str; 4] = ["formation", "join", "rest", "overhead"];
 
 fn main() -> ExitCode {
     match measure() {
@@ -29,16 +33,32 @@ fn main() -> ExitCode {
 }
 
 fn measure() -> Result<()> {
-    for count in [3, 5] {
-        formation::compare(count)?;
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("{unknown:?} is none of {}", PARTS.join(", "));
     }
-    join::admission()?;
-    join::compare_copies()?;
-    join::crossed()?;
+    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|name| name == part);
+    if wanted("formation") {
+        formation::compare(3)?;
+        formation::compare(5)?;
+    }
+    if wanted("join") {
+        join::admission()?;
+        join::compare_copies()?;
+        join::crossed()?;
+    }
+    if !wanted("rest") && !wanted("overhead") {
+        return Ok(());
+    }
     play(3, |cluster| {
         cluster.await_assembly(NEVER)?;
-        rest::measure(cluster)?;
-        overhead::measure(cluster)
+        if wanted("rest") {
+            rest::measure(cluster)?;
+        }
+        if wanted("overhead") {
+            overhead::measure(cluster)?;
+        }
+        Ok(())
     })
 }
 

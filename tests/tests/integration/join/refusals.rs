@@ -93,6 +93,42 @@ fn a_joiner_that_is_gone_leaves_nothing() -> Result<()> {
     })
 }
 
+/// A member that has promised to keep the joiner's slot does so when the lease runs out; one that
+/// has not drops it, and the joiner starts over.
+#[test]
+fn a_member_keeps_what_it_has_promised() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        let founders = mesh(cluster, 2)?;
+        let [_, _, c] = cluster.each()?;
+        c.hold("committed")?;
+        cluster.boot(&[c])?;
+        held(cluster, c, "committed")?;
+        c.kill9_agent()?;
+        cluster.eventually(seconds(40), "both leases have run out", |_| {
+            for node in &founders {
+                let log = node.agent_log();
+                ensure!(log.contains("lease_expired"), "not on {}", node.name());
+            }
+            Ok(())
+        })?;
+        let mut kept = Vec::new();
+        for node in &founders {
+            kept.push(node.sql("select count(*) from pg_replication_slots")?);
+        }
+        kept.sort();
+        ensure!(kept == ["1", "2"], "the members have {kept:?} slots");
+        c.let_go("committed")?;
+        c.start_agent()?;
+        ready(cluster, c)?;
+        let nodes: Vec<&Node> = cluster.nodes().iter().collect();
+        cluster.eventually(seconds(30), "the mesh is whole", |cluster| {
+            cluster.assembled_among(&nodes)
+        })?;
+        await_equality(cluster, &nodes)?;
+        Ok(())
+    })
+}
+
 #[test]
 fn everything_in_the_way_of_a_join_is_named() -> Result<()> {
     play_unstarted(3, |cluster| {
