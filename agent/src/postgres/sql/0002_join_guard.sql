@@ -9,8 +9,10 @@ CREATE TABLE pgaa.joining (
 );
 
 -- Temporary objects, and those of our own and pglogical's schema, are nobody else's business.
--- A refreshed materialized view is no change of structure.
-CREATE FUNCTION pgaa.refuse_schema_change() RETURNS event_trigger LANGUAGE plpgsql AS $function$
+-- A refreshed materialized view is no change of structure. SECURITY DEFINER: it runs for whoever
+-- changes something, and nobody but the superuser may look into the schema pgaa.
+CREATE FUNCTION pgaa.refuse_schema_change() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $function$
 DECLARE
     joining pgaa.joining;
     refused boolean;
