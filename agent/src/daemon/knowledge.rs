@@ -168,6 +168,20 @@ impl Knowledge {
                     _ => true,
                 }
             });
+        // Whose tables have changed and aren't known is asked at once: a record may come by way
+        // of its owner's call, and the next own exchange with that node is a matter of chance.
+        let own = roster.records.get(&self.me).map(|record| record.catalog);
+        let tables_unknown = merged.updated.iter().any(|node| {
+            let old = known.roster.as_ref().and_then(|r| r.records.get(node));
+            roster.records.get(node).is_some_and(|new| {
+                old.is_none_or(|old| old.catalog != new.catalog)
+                    && own != Some(new.catalog)
+                    && known
+                        .catalogs
+                        .get(node)
+                        .is_none_or(|catalog| catalog.digest != new.catalog)
+            })
+        });
         if newcomers || !merged.buried.is_empty() {
             self.store.set_roster(&roster)?;
         }
@@ -176,6 +190,9 @@ impl Knowledge {
         }
         known.roster = Some(roster);
         drop(known);
+        if tables_unknown {
+            self.record_changed.notify_one();
+        }
         // Numbers that were only refreshed can wait for the next look.
         if news {
             self.changed.notify_one();

@@ -87,6 +87,9 @@ pub struct Inputs<'a> {
     pub output_plugins: Option<&'a str>,
     /// What the operator's files say.
     pub foreign: &'a BTreeMap<String, Assigned>,
+    /// The `max_slot_wal_keep_size` that was written before, bytes: it stays while it is near
+    /// enough, for the free bytes of a disk differ at every look.
+    pub backstop_bytes: Option<u64>,
 }
 
 /// Lists what is needed.

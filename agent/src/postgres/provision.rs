@@ -190,8 +190,11 @@ pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
     let output_plugins = server.output_plugins()?;
     let config_dir = &settings.postgres.config_dir;
     let data_dir = &settings.postgres.data_dir;
-    let (files, disk) = server.owner().act(|| {
-        Ok::<_, ProvisionError>((Files::read(config_dir, data_dir)?, wal_disk(data_dir)?))
+    let ours = config_dir.join(OUR_FILE);
+    let (files, disk, written) = server.owner().act(|| {
+        let written = durable::read(&ours)?.unwrap_or_default();
+        let files = Files::read(config_dir, data_dir)?;
+        Ok::<_, ProvisionError>((files, wal_disk(data_dir)?, written))
     })??;
     Ok(needed(Inputs {
         settings,
@@ -199,8 +202,19 @@ pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
         kind: server.kind(),
         disk,
         output_plugins: output_plugins.as_deref(),
-        foreign: &files.foreign(&config_dir.join(OUR_FILE)),
+        foreign: &files.foreign(&ours),
+        backstop_bytes: written_backstop(&String::from_utf8_lossy(&written)),
     }))
+}
+
+/// `max_slot_wal_keep_size` as an earlier run has written it.
+fn written_backstop(ours: &str) -> Option<u64> {
+    let assigned = conf::parse(ours).into_iter();
+    let (_, _, value) = assigned
+        .into_iter()
+        .find(|(_, name, _)| name == "max_slot_wal_keep_size")?;
+    let megabytes: u64 = value.strip_suffix("MB")?.parse().ok()?;
+    megabytes.checked_mul(1 << 20)
 }
 
 const DEBIAN_HEADER: &str = "\

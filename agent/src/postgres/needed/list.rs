@@ -235,7 +235,10 @@ impl<'a> List<'a> {
     fn wal(&mut self) {
         self.archive();
         let policy = &self.inputs.settings.policy.slots;
-        let keep_mb = guard::backstop(policy, &self.inputs.disk) / (1 << 20);
+        let wanted = guard::backstop(policy, &self.inputs.disk);
+        let written = self.inputs.backstop_bytes;
+        let near = written.filter(|written| !guard::misplaced(*written, wanted));
+        let keep_mb = near.unwrap_or(wanted) / (1 << 20);
         if self.foreign("max_slot_wal_keep_size").is_none() && keep_mb > 0 {
             self.add(
                 "max_slot_wal_keep_size",

@@ -36,6 +36,10 @@ fn with(foreign: &str) -> Needed {
 }
 
 fn with_plugins(foreign: &str, output_plugins: Option<&str>) -> Needed {
+    with_all(foreign, output_plugins, None)
+}
+
+fn with_all(foreign: &str, output_plugins: Option<&str>, backstop_bytes: Option<u64>) -> Needed {
     let lines = super::super::conf::parse(foreign)
         .into_iter()
         .map(|(line, name, value)| {
@@ -62,6 +66,7 @@ fn with_plugins(foreign: &str, output_plugins: Option<&str>) -> Needed {
         },
         output_plugins,
         foreign: &lines.collect(),
+        backstop_bytes,
     })
 }
 
@@ -112,6 +117,17 @@ fn a_fresh_server_gets_everything() {
     assert_eq!(keep, format!("{}MB", (60 + 1 - 5) * 1024));
     assert_eq!(value(&fresh, "wal_sender_timeout"), None);
     assert_eq!(fresh.notes, []);
+}
+
+#[test]
+fn a_backstop_that_is_near_enough_stays() {
+    // 56 GiB are right; an eighth away is near enough.
+    for (written, kept) in [(50_u64, 50), (56, 56), (62, 62), (40, 56), (70, 56)] {
+        let needed = with_all("", None, Some(written << 30));
+        let expected = format!("{}MB", kept * 1024);
+        let keep = value(&needed, "max_slot_wal_keep_size");
+        assert_eq!(keep, Some(expected.as_str()), "{written}");
+    }
 }
 
 #[test]
