@@ -17,8 +17,9 @@ use std::time::Duration;
 /// Moments the loop has noticed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
-    /// The first look.
-    pub started: Option<Mono>,
+    /// The first look at the server, and the subscriptions that had a worker then and have had one
+    /// ever since: their connections are older than this agent.
+    pub inherited: Option<(Mono, BTreeSet<String>)>,
     /// Since when each enabled subscription has had no worker.
     pub down_since: BTreeMap<String, Mono>,
     /// When each subscription was last kicked, and how often since it last replicated.
@@ -64,11 +65,11 @@ pub struct Unread {
 impl Memory {
     /// Notes what changed since the last look.
     pub fn note(&mut self, observed: &Observed, now: Mono) {
-        self.started.get_or_insert(now);
         self.note_peers(observed, now);
         let Some(postgres) = observed.postgres.known() else {
             return;
         };
+        self.note_workers(postgres, now);
         self.down_since.retain(|name, _| {
             postgres
                 .subscriptions
@@ -92,6 +93,15 @@ impl Memory {
                 }
             }
         }
+    }
+
+    fn note_workers(&mut self, postgres: &PostgresFacts, now: Mono) {
+        let works = |name: &String| postgres.subscriptions.get(name).is_some_and(|s| s.worker);
+        let (_, inherited) = self.inherited.get_or_insert_with(|| {
+            let all = postgres.subscriptions.keys();
+            (now, all.filter(|name| works(name)).cloned().collect())
+        });
+        inherited.retain(works);
     }
 
     fn note_slots(&mut self, postgres: &PostgresFacts, now: Mono) {

@@ -107,12 +107,14 @@ impl MeshHost for Answers {
 
     async fn authority(&self, from: NodeId) -> Result<AuthorityAnswer, Refusal> {
         let roster = self.roster()?;
+        // Whom the decree names has proven the token to the founder and is about to be ready.
+        let founding = roster.members().contains(&from) && roster.decree.member(from).is_some();
         let ready = roster
             .records
             .get(&from)
             .is_some_and(|record| record.state == pgaa_core::state::NodeState::Ready);
-        if !ready {
-            let text = "the CA's key is given to ready members only";
+        if !ready && !founding {
+            let text = "the CA's key is given to founding and ready members only";
             return Err(Refusal::new("not_ready", text));
         }
         let parts = self

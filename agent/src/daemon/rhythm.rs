@@ -29,6 +29,10 @@ const CLOCK_PERIOD: Duration = Duration::from_secs(10);
 /// Between two looks at certificate and CA.
 const TRUST_PERIOD: Duration = Duration::from_secs(5);
 
+/// How soon a node that has just become a member asks for the CA's key; each time it gets none
+/// it waits twice as long.
+const AUTHORITY_SOON: Duration = Duration::from_millis(250);
+
 /// Between two looks at the own address.
 const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
 
@@ -114,21 +118,29 @@ pub async fn watch_address(node: Arc<Node>) {
     }
 }
 
-/// Fetches the CA's key once this node is ready, renews its certificate at two thirds of its
-/// life, and shares what is known of tokens whenever that changes here.
+/// Fetches the CA's key as soon as this node may hold it, renews its certificate at two thirds of
+/// its life, and shares what is known of tokens whenever that changes here.
 pub async fn keep_trust(node: Arc<Node>) {
+    let mut pause = AUTHORITY_SOON;
     loop {
         let changed = tokio::select! {
             () = node.tokens_changed.notified() => true,
-            () = node.clocks.pulse(TRUST_PERIOD) => false,
+            () = node.clocks.pulse(pause) => false,
         };
         if changed {
             for (member, address) in members(&node) {
                 share_tokens(&node, member, address).await;
             }
         }
-        if node.knowledge.life().stage == Stage::Ready && !node.holds_authority() {
+        let stage = node.knowledge.life().stage;
+        if node.holds_authority() {
+            pause = TRUST_PERIOD;
+        } else if matches!(stage, Stage::Founding | Stage::Ready) {
+            // Until another member holds it, the founder's loss is the end of all enrolling.
             fetch_authority(&node).await;
+            pause = (pause * 2).min(TRUST_PERIOD);
+        } else {
+            pause = AUTHORITY_SOON;
         }
         if node.credentials.needs_renewal(node.clocks.wall())
             && let Err(error) = renew(&node).await

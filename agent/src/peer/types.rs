@@ -184,7 +184,7 @@ pub trait MeshHost: Send + Sync + 'static {
         theirs: BTreeMap<TokenId, TokenEntry>,
     ) -> Result<BTreeMap<TokenId, TokenEntry>, Refusal>;
 
-    /// The CA's key, for ready members only.
+    /// The CA's key, for founding and ready members only.
     async fn authority(&self, from: NodeId) -> Result<AuthorityAnswer, Refusal>;
 
     /// A joiner's lease.

@@ -393,9 +393,8 @@ async fn wake(session: &Session, names: &[&str]) -> Result<Vec<String>, SqlError
     let sql = sql!("workers");
     let row = session.row(&sql, &[&names]).await?;
     let missing: Vec<String> = column(sql.name, &row, 2)?;
-    if missing.is_empty() {
-        return Ok(missing);
-    }
+    // Also when none is missing: a manager that looked a moment too early sleeps on, with its node
+    // locked, although the worker has come, and whoever changes a subscription next waits for it.
     for index in [0, 1] {
         let Some(pid) = column::<Option<i32>>(sql.name, &row, index)? else {
             continue;

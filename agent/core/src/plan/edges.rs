@@ -205,7 +205,7 @@ fn kick_reason(
         }
     }
     if facts.worker {
-        return (kicked.is_none() && silent_since_start(view.inputs, provider))
+        return (kicked.is_none() && silent_since_start(view.inputs, provider, name))
             .then_some("nothing has come through it since the agent started");
     }
     let down_since = memory.down_since.get(name)?;
@@ -221,16 +221,17 @@ fn kick_reason(
     rested.then_some("it is down, and its provider answers")
 }
 
-/// Has nothing of a provider arrived since this agent started? Its connection may have been lost
-/// before, and an agent that was restarted has seen no absence. It is reconnected once: a large
-/// transaction is silent as well, and must not start over again and again.
-fn silent_since_start(inputs: &Inputs<'_>, provider: NodeId) -> bool {
-    let Some(started) = inputs.memory.started else {
+/// Has nothing of a provider arrived since this agent started, through a connection that is older?
+/// It may have been lost before, and an agent that was restarted has seen no absence. It is
+/// reconnected once: a large transaction is silent as well, and must not start over again and
+/// again. A connection that was made since is watched from its beginning.
+fn silent_since_start(inputs: &Inputs<'_>, provider: NodeId, subscription: &str) -> bool {
+    let Some((looked, inherited)) = &inputs.memory.inherited else {
         return false;
     };
     let heard = inputs.memory.heartbeats.get(&provider);
-    let silent = heard.is_none_or(|(_, _, at)| *at <= started);
-    silent && inputs.now.since(started) >= HEARTBEAT_FRESH
+    let silent = heard.is_none_or(|(_, _, at)| at <= looked);
+    silent && inherited.contains(subscription) && inputs.now.since(*looked) >= HEARTBEAT_FRESH
 }
 
 /// How this node sees each of its inbound edges, for its record and the report.

@@ -11,6 +11,7 @@ use crate::record::{EdgeState, JoinPhase};
 use crate::roster::Tombstone;
 use crate::state::NodeState;
 use fixture::{NOW, World, epoch, link, name, node, pglogical_name, record};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 #[test]
@@ -272,19 +273,22 @@ fn each_version_of_a_record_ends_one_sender_and_the_pauses_grow() {
 fn a_stream_that_is_silent_since_the_agent_started_is_reconnected_once() {
     let mut world = World::converged();
     let started = Mono(NOW.0 - 5_000);
-    world.memory.started = Some(started);
+    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
+    let inherited = BTreeSet::from([subscription.clone()]);
+    world.memory.inherited = Some((started, inherited.clone()));
     world.memory.heartbeats.get_mut(&node(2)).unwrap().2 = started;
     let kick = "do reconnect to 00000002 (nothing has come through it since the agent started)\n";
     assert!(world.text().starts_with(kick), "{}", world.text());
-    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
     world.memory.note_kick(&subscription, NOW);
     assert!(
         !world.text().contains("do "),
         "it may be a large transaction"
     );
     world.memory.kicked.clear();
-    world.memory.started = Some(Mono(NOW.0 - 4_900));
+    world.memory.inherited = Some((Mono(NOW.0 - 4_900), inherited));
     assert!(!world.text().contains("do "), "it is early");
+    world.memory.inherited = Some((started, BTreeSet::new()));
+    assert!(!world.text().contains("do "), "the worker is new");
 }
 
 #[test]

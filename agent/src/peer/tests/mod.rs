@@ -188,8 +188,7 @@ impl MeshHost for Host {
     async fn authority(&self, _from: NodeId) -> Result<AuthorityAnswer, Refusal> {
         let authority = self.authority.lock().unwrap();
         let authority = authority.as_ref();
-        let authority =
-            authority.ok_or_else(|| Refusal::new("not_ready", "for ready members only"))?;
+        let authority = authority.ok_or_else(|| Refusal::new("not_ready", "for members only"))?;
         let ca_der = authority.ca_der().to_vec();
         Ok(AuthorityAnswer {
             key_pkcs8: authority.key_pkcs8(),
