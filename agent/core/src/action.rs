@@ -77,6 +77,18 @@ pub enum Action {
         /// The subscription's name.
         subscription: String,
     },
+    /// Disable a subscription: what would come through it can't be trusted.
+    DisableSubscription {
+        /// The subscription's name.
+        subscription: String,
+        /// Why, for people.
+        because: String,
+    },
+    /// Set this node apart, durably, until an operator decides.
+    Quarantine {
+        /// Why, for people.
+        because: String,
+    },
     /// Make a subscription reconnect now, not after pglogical's back-off.
     KickSubscription {
         /// The provider.
@@ -152,6 +164,11 @@ impl fmt::Display for Action {
             Action::EnableSubscription { provider, .. } => {
                 write!(f, "enable the subscription to {}", provider.short())
             }
+            Action::DisableSubscription {
+                subscription,
+                because,
+            } => write!(f, "disable subscription {subscription}: {because}"),
+            Action::Quarantine { because } => write!(f, "set this node apart: {because}"),
             Action::KickSubscription {
                 provider, because, ..
             } => {
@@ -193,6 +210,8 @@ impl Action {
             | Action::CreateSubscription { .. }
             | Action::RedirectSubscription { .. }
             | Action::EnableSubscription { .. }
+            | Action::DisableSubscription { .. }
+            | Action::Quarantine { .. }
             | Action::KickSubscription { .. }
             | Action::EndStaleSender { .. }
             | Action::AddTable { .. }

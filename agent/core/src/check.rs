@@ -4,7 +4,7 @@
 use crate::action::Action;
 use crate::life::Stage;
 use crate::observed::Fact;
-use crate::plan::{Inputs, Plan, to_give_up};
+use crate::plan::{Inputs, Plan, rolled_back, to_give_up};
 use thiserror::Error;
 
 /// What is wrong with a plan.
@@ -19,6 +19,9 @@ pub enum Flaw {
     /// A slot would be given up although the guard has no evidence for it.
     #[error("the plan wants to {0}, and nothing shows that the disk is about to fill")]
     GivesUpUnproven(String),
+    /// This node would be set apart for nothing.
+    #[error("the plan wants to {0}, and nothing shows that it was rolled back")]
+    QuarantinedUnproven(String),
     /// A restart after the node took writes.
     #[error("the plan wants to restart PostgreSQL although this node has taken writes")]
     RestartAfterWrites,
@@ -66,6 +69,11 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
                 return Err(Flaw::GivesUpUnproven(action.to_string()));
             }
         }
+        Action::Quarantine { .. } => {
+            if rolled_back(inputs).is_none() {
+                return Err(Flaw::QuarantinedUnproven(action.to_string()));
+            }
+        }
         Action::RestartPostgres { .. } => {
             if inputs.life.stage.took_writes() || postgres.is_some_and(|p| p.has_rows) {
                 return Err(Flaw::RestartAfterWrites);
@@ -85,6 +93,7 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
         | Action::CreateSubscription { .. }
         | Action::RedirectSubscription { .. }
         | Action::EnableSubscription { .. }
+        | Action::DisableSubscription { .. }
         | Action::KickSubscription { .. }
         | Action::EndStaleSender { .. }
         | Action::AddTable { .. }

@@ -10,6 +10,7 @@ pub mod check;
 pub mod clock;
 pub mod founding;
 pub mod guard;
+pub mod history;
 pub mod ids;
 pub mod join;
 pub mod life;

@@ -19,6 +19,9 @@ pub struct Life {
     /// While leaving: don't wait for members that can't be reached.
     #[serde(default)]
     pub leave_by_force: bool,
+    /// Why this node is set apart until an operator decides, if it is.
+    #[serde(default)]
+    pub quarantined: Option<String>,
 }
 
 /// The stages. A node only moves forward through them, or to `Left`.

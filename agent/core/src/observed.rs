@@ -74,7 +74,8 @@ pub struct PostgresFacts {
     pub epoch: Option<DataEpoch>,
     /// Is this a standby?
     pub in_recovery: bool,
-    /// `pg_current_wal_lsn()`.
+    /// `pg_current_wal_flush_lsn()`: no crash takes it back. 0 in recovery: nobody knows yet how
+    /// far that goes.
     pub wal: Lsn,
     /// `max_slot_wal_keep_size`, bytes; `None` where slots are not bounded.
     pub backstop_bytes: Option<u64>,
@@ -138,6 +139,8 @@ pub struct SubscriptionFacts {
     pub origin: bool,
     /// The DSN it uses to reach the provider.
     pub dsn: String,
+    /// How far of the provider's WAL has been applied.
+    pub position: Lsn,
 }
 
 /// One slot on the local node.

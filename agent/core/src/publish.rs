@@ -5,7 +5,7 @@ use crate::clock::ClockReading;
 use crate::ids::{Lsn, Name, NodeId};
 use crate::observed::PostgresFacts;
 use crate::plan::{Inputs, edge_reports, slots_for, state_of};
-use crate::record::{Endpoints, NodeRecord, Versions};
+use crate::record::{EdgeState, Endpoints, NodeRecord, Versions};
 use crate::time::Now;
 use std::time::Duration;
 
@@ -122,7 +122,8 @@ fn make(
         edges: edge_reports(inputs),
         catalog: facts(&|p| p.catalog, |r| r.catalog),
         heartbeat: own_heartbeat(publisher, postgres).max(previous.map_or(0, |r| r.heartbeat)),
-        wal: Lsn(facts(&|p| p.wal.0, |r| r.wal.0)),
+        // The last word may be an old one, from before the agent was restarted: no word then.
+        wal: Lsn(facts(&|p| p.wal.0, |_| 0)),
         clock: seen.clock,
         written_at: seen.now.wall,
     })
@@ -152,6 +153,11 @@ fn settled(record: &NodeRecord) -> NodeRecord {
     for edge in settled.edges.values_mut() {
         edge.lag_ms = None;
         edge.heartbeat = 0;
+        // Without a worker it stands still, and is what a provider that comes back has to hear:
+        // one that shows less was rolled back.
+        if edge.state != EdgeState::Down {
+            edge.position = Lsn(0);
+        }
     }
     settled
 }

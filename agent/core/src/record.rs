@@ -79,6 +79,9 @@ pub struct EdgeReport {
     pub heartbeat: u64,
     /// What PostgreSQL says, where the state needs an explanation.
     pub detail: String,
+    /// How far of the provider's WAL has been applied here.
+    #[serde(default)]
+    pub position: Lsn,
 }
 
 /// The state of a directed edge, subscriber <- provider.
@@ -154,7 +157,8 @@ pub struct NodeRecord {
     pub catalog: u64,
     /// Number of the newest heartbeat it wrote.
     pub heartbeat: u64,
-    /// Its WAL position when it wrote this record.
+    /// Its WAL position when it wrote this record; 0 while its server doesn't answer,
+    /// or recovers.
     pub wal: Lsn,
     /// Its clock.
     pub clock: ClockReading,

@@ -288,6 +288,14 @@ fn state_finding(inputs: &Inputs<'_>, around: &Surroundings) -> Option<Finding> 
         severity,
         code: "not_ready".to_owned(),
         text: format!("this node is {}: {}", row.state.word(), row.because),
-        command: "pgaa-agent wait --for=ready".to_owned(),
+        command: if row.state == NodeState::Quarantined {
+            format!(
+                "save what only this database holds; then stop the agent, pgaa-agent forget {} on \
+                 another member, and empty this machine: it joins anew",
+                around.answered_by.name
+            )
+        } else {
+            "pgaa-agent wait --for=ready".to_owned()
+        },
     })
 }

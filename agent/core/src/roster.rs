@@ -4,6 +4,7 @@
 //! a tombstone covers its UUID for ever, and two rosters merge only when one's lineage continues
 //! the other's. [Two halves of a partition that forgot one another would otherwise both obey.]
 
+use crate::history::History;
 use crate::ids::{ClusterId, DataEpoch, LineageId, Name, NodeId, Ordinal};
 use crate::record::NodeRecord;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,9 @@ pub struct Roster {
     pub records: BTreeMap<NodeId, NodeRecord>,
     /// Those that are gone.
     pub tombstones: BTreeMap<NodeId, Tombstone>,
+    /// What was seen of each before; every node has its own.
+    #[serde(default)]
+    pub history: History,
 }
 
 /// Why two rosters don't merge.
@@ -124,6 +128,7 @@ impl Roster {
             lineage: Vec::new(),
             records: BTreeMap::new(),
             tombstones: BTreeMap::new(),
+            history: History::default(),
         }
     }
 
@@ -136,6 +141,7 @@ impl Roster {
         match self.records.get(&record.node) {
             Some(known) if known.version >= record.version => false,
             Some(_) | None => {
+                self.history.note(record);
                 self.records.insert(record.node, record.clone());
                 true
             }

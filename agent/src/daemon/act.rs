@@ -122,6 +122,8 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
         | Action::CreateSlot { .. }
         | Action::CreateSubscription { .. }
         | Action::RedirectSubscription { .. }
+        | Action::DisableSubscription { .. }
+        | Action::Quarantine { .. }
         | Action::AddTable { .. }
         | Action::DeclareReady
         | Action::OpenGate
@@ -216,6 +218,10 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         Action::EnableSubscription { subscription, .. } => {
             done(sql.enable(&[subscription.as_str()]).await)
         }
+        Action::DisableSubscription { subscription, .. } => {
+            done(sql.disable(&[subscription.as_str()]).await)
+        }
+        Action::Quarantine { because } => quarantine(node, because),
         Action::KickSubscription { subscription, .. } => done(sql.kick(subscription).await),
         Action::EndStaleSender { slot, .. } => done(sql.end_sender(slot).await),
         Action::AddTable {
@@ -263,6 +269,17 @@ async fn restart(node: &Arc<Node>) -> anyhow::Result<()> {
     let settings = node.settings.clone();
     let restarted = tokio::task::spawn_blocking(move || postgres::restart(&settings));
     done(restarted.await.context("the restart was interrupted")?)
+}
+
+fn quarantine(node: &Node, because: &str) -> anyhow::Result<()> {
+    node.knowledge
+        .live(|life| life.quarantined = Some(because.to_owned()))?;
+    node.event(
+        Severity::Critical,
+        "quarantined",
+        format!("this node is set apart until an operator decides: {because}"),
+    );
+    Ok(())
 }
 
 /// Writes our file anew, and has it read: what only a restart changes waits for one.

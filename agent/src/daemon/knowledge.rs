@@ -147,8 +147,10 @@ impl Knowledge {
         };
         let before: BTreeSet<NodeId> = roster.records.keys().copied().collect();
         let mut other = other.clone();
-        // Nobody but this node speaks for this node.
-        other.records.remove(&self.me);
+        // Nobody but this node speaks for this node; but others are witnesses of what it was.
+        let own = other.records.remove(&self.me);
+        let vouched = own.is_some_and(|record| roster.history.vouch(&record));
+        let before_history = roster.history.rolled_back.len();
         let merged = match roster.merge(&other) {
             Ok(merged) => merged,
             Err(refused) => {
@@ -156,11 +158,13 @@ impl Knowledge {
                 return Err(refused.into());
             }
         };
-        if merged.is_empty() {
+        if merged.is_empty() && !vouched {
             return Ok(merged);
         }
         let newcomers = merged.updated.iter().any(|node| !before.contains(node));
-        let news = !merged.buried.is_empty()
+        let history = vouched || roster.history.rolled_back.len() != before_history;
+        let news = history
+            || !merged.buried.is_empty()
             || merged.updated.iter().any(|node| {
                 let old = known.roster.as_ref().and_then(|r| r.records.get(node));
                 match (old, roster.records.get(node)) {
@@ -182,7 +186,7 @@ impl Knowledge {
                         .is_none_or(|catalog| catalog.digest != new.catalog)
             })
         });
-        if newcomers || !merged.buried.is_empty() {
+        if newcomers || history || !merged.buried.is_empty() {
             self.store.set_roster(&roster)?;
         }
         for node in &merged.updated {

@@ -264,6 +264,7 @@ async fn spawn(
     endless(&mut tasks, "gossip", gossip::run(Arc::clone(node), hints));
     endless(&mut tasks, "heartbeat", rhythm::beat(Arc::clone(node)));
     endless(&mut tasks, "clock", rhythm::watch_clock(Arc::clone(node)));
+    endless(&mut tasks, "roster", rhythm::keep_roster(Arc::clone(node)));
     endless(&mut tasks, "trust", rhythm::keep_trust(Arc::clone(node)));
     endless(
         &mut tasks,

@@ -234,12 +234,13 @@ impl Reconciler {
         let node = &self.node;
         let now = node.clocks.now();
         let life = node.knowledge.life();
+        // Before the server is looked at: what a member says it has applied was there before.
+        let roster = node.knowledge.roster();
         let mut postgres = node.postgres.observe(now.mono, life.ordinal).await;
         if let Fact::Known(facts) = &mut postgres {
             self.inspector.inspect(&node.settings, now.mono, facts);
             node.remember(facts);
         }
-        let roster = node.knowledge.roster();
         let own = postgres.known().map(own_catalog).unwrap_or_default();
         let catalogs = roster
             .as_ref()
@@ -318,7 +319,9 @@ impl Reconciler {
             Some(Publication::Refreshed(record)) => (record, false),
             Some(Publication::Unchanged) | None => return,
         };
-        match next_version(node, previous) {
+        let vouched = look.roster.as_ref().and_then(|r| r.history.vouched);
+        let known = previous.map(|record| record.version);
+        match next_version(node, known.max(vouched.map(|vouched| vouched.version))) {
             Ok(version) => {
                 record.version = version;
                 node.knowledge.publish(record, matters, look.now.mono);
@@ -360,9 +363,9 @@ impl Reconciler {
 }
 
 /// The next version of our own record: above every one that was ever sent.
-fn next_version(node: &Node, previous: Option<&NodeRecord>) -> Result<u64, DurableError> {
-    if let Some(previous) = previous {
-        node.identity.raise_record_version(previous.version)?;
+fn next_version(node: &Node, known: Option<u64>) -> Result<u64, DurableError> {
+    if let Some(known) = known {
+        node.identity.raise_record_version(known)?;
     }
     node.identity.next_record_version()
 }

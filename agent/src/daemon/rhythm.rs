@@ -33,6 +33,9 @@ const TRUST_PERIOD: Duration = Duration::from_secs(5);
 /// it waits twice as long.
 const AUTHORITY_SOON: Duration = Duration::from_millis(250);
 
+/// Between two times that the roster is stored for what was seen of the members.
+const ROSTER_PERIOD: Duration = Duration::from_secs(60);
+
 /// Between two looks at the own address.
 const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
 
@@ -40,8 +43,11 @@ const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
 pub async fn beat(node: Arc<Node>) {
     let mut last_error = String::new();
     loop {
-        let stage = node.knowledge.life().stage;
-        if stage == Stage::Single || stage == Stage::Left {
+        let life = node.knowledge.life();
+        let stage = life.stage;
+        // One that is set apart writes nothing any more.
+        let apart = life.quarantined.is_some();
+        if stage == Stage::Single || stage == Stage::Left || apart {
             sleep(BEAT_FORMING).await;
             continue;
         }
@@ -71,6 +77,17 @@ fn forming(node: &Node, stage: Stage) -> bool {
             .any(|record| record.state == NodeState::Joining)
     });
     !matches!(stage, Stage::Ready) || others == Some(true)
+}
+
+/// Stores what was seen of every member, so that a database that goes back is noticed by an agent
+/// that was restarted meanwhile as well.
+pub async fn keep_roster(node: Arc<Node>) {
+    loop {
+        sleep(ROSTER_PERIOD).await;
+        if let Err(error) = node.knowledge.store_roster() {
+            warn!("the roster could not be stored: {error}");
+        }
+    }
 }
 
 /// Looks at the clock's quality.

@@ -276,6 +276,7 @@ async fn subscriptions(session: &Session) -> Result<BTreeMap<String, Subscriptio
             sync_status: status.map(|status| char::from(status.cast_unsigned())),
             origin: column(sql.name, row, 7)?,
             dsn: column(sql.name, row, 8)?,
+            position: lsn(column(sql.name, row, 9)?),
         };
         Ok((column(sql.name, row, 0)?, facts))
     };

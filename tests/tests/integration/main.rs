@@ -14,6 +14,7 @@ mod intruders;
 mod join;
 mod partitions;
 mod provision;
+mod rollback;
 mod slots;
 mod sql;
 mod tables;

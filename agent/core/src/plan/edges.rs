@@ -1,8 +1,9 @@
 //! This node's own subscriptions: it alone creates, enables, kicks and drops them.
 
+use super::history::distrusted;
 use super::{HEARTBEAT_FRESH, Inputs, Plan, View};
 use crate::action::Action;
-use crate::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
+use crate::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name};
 use crate::life::Stage;
 use crate::observed::{PostgresFacts, Reach, SubscriptionFacts};
 use crate::record::{EdgeReport, EdgeState, JoinPhase, NodeRecord};
@@ -114,6 +115,10 @@ fn create(view: &View<'_>, plan: &mut Plan, provider: (NodeId, DataEpoch)) {
     if view.postgres.local_node.is_none() || !view.inputs.dsns.contains_key(&provider.0) {
         return;
     }
+    let record = view.roster.records.get(&provider.0);
+    if record.is_some_and(|record| distrusted(view.inputs, record).is_some()) {
+        return;
+    }
     if reach(view.inputs, provider.0) == Reach::Down {
         let text = format!("{} to answer", view.roster.name_of(provider.0));
         plan.waiting.push(WaitingOn::new("peer", text));
@@ -142,6 +147,17 @@ fn keep(
     (name, facts): (&String, &SubscriptionFacts),
 ) {
     let provider = record.node;
+    if let Some(because) = distrusted(view.inputs, record) {
+        if facts.enabled {
+            let because = format!("{}: {because}", record.name);
+            let subscription = name.clone();
+            plan.actions.push(Action::DisableSubscription {
+                subscription,
+                because,
+            });
+        }
+        return;
+    }
     if let Some(dsn) = view.inputs.dsns.get(&provider)
         && *dsn != facts.dsn
     {
@@ -255,6 +271,7 @@ fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
         lag_ms: None,
         heartbeat: 0,
         detail: detail.to_owned(),
+        position: Lsn(0),
     };
     let Some(postgres) = inputs.observed.postgres.known() else {
         return unknown("PostgreSQL does not answer");
@@ -274,11 +291,14 @@ fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
     let facts = subscription_to(postgres, (inputs.me, epoch), provider).map(|(_, facts)| facts);
     let slot_there = record.slots_for.contains(&inputs.me);
     let (state, detail) = judge(facts, slot_there, record.state, fresh);
+    // Whatever arrives, and while it is still enabled: there is a gap behind it.
+    let distrusted = distrusted(inputs, record).filter(|_| state != EdgeState::Missing);
     EdgeReport {
-        state,
+        state: distrusted.as_ref().map_or(state, |_| EdgeState::Disabled),
         lag_ms: heartbeat.map(|h| h.lag_ms),
         heartbeat: heartbeat.map_or(0, |h| h.number),
-        detail: detail.to_owned(),
+        detail: distrusted.unwrap_or_else(|| detail.to_owned()),
+        position: facts.map_or(Lsn(0), |facts| facts.position),
     }
 }
 
@@ -315,10 +335,26 @@ pub(super) fn findings(view: &View<'_>, plan: &mut Plan) {
             .get(&provider)
             .is_some_and(|r| r.state == NodeState::Ready);
         let name = view.roster.name_of(provider);
+        let record = view.roster.records.get(&provider);
+        if let Some(because) = record.and_then(|record| distrusted(view.inputs, record)) {
+            plan.findings.push(distrust(&name, &because));
+            continue;
+        }
         let down = reach(view.inputs, provider) == Reach::Down;
         if let Some(finding) = edge_finding(&name, report.state, ready, down) {
             plan.findings.push(finding);
         }
+    }
+}
+
+fn distrust(name: &str, because: &str) -> Finding {
+    Finding {
+        severity: Health::Critical,
+        code: "rolled_back".to_owned(),
+        text: format!("nothing is taken from {name}: {because}"),
+        command: format!(
+            "pgaa-agent forget {name}, once its agent is stopped; emptied, its machine joins anew"
+        ),
     }
 }
 
@@ -346,10 +382,22 @@ fn edge_finding(name: &str, state: EdgeState, ready: bool, down: bool) -> Option
         ),
         EdgeState::Unknown | EdgeState::Missing | EdgeState::Replicating => return None,
     };
+    let command = match state {
+        EdgeState::NeedsResync => {
+            "pgaa-agent leave, on this node: it drains first; emptied of its state and its \
+             database, the machine joins anew"
+        }
+        EdgeState::Unknown
+        | EdgeState::Missing
+        | EdgeState::Disabled
+        | EdgeState::Down
+        | EdgeState::Connecting
+        | EdgeState::Replicating => "pgaa-agent topology",
+    };
     Some(Finding {
         severity,
         code: code.to_owned(),
         text,
-        command: "pgaa-agent topology".to_owned(),
+        command: command.to_owned(),
     })
 }

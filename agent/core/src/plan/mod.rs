@@ -5,6 +5,7 @@
 
 mod edges;
 mod guard;
+mod history;
 mod readiness;
 mod slots;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 
 pub use edges::{desired_providers, edge_reports};
 pub use guard::{Held, held, to_give_up};
+pub use history::rolled_back;
 pub use readiness::{slots_for, state_of};
 
 use crate::action::Action;
@@ -184,7 +186,8 @@ fn shut(inputs: &Inputs<'_>, postgres: &PostgresFacts, plan: &mut Plan) {
     let serves = match inputs.life.stage {
         Stage::Single => postgres.has_rows,
         Stage::Founding | Stage::Joining(_) | Stage::Leaving => false,
-        Stage::Ready | Stage::Left => true,
+        Stage::Ready => inputs.life.quarantined.is_none(),
+        Stage::Left => true,
     };
     if postgres.gate_open && !serves {
         plan.actions.push(Action::ShutGate);
@@ -198,7 +201,7 @@ fn member(view: &View<'_>, plan: &mut Plan) {
         plan.actions.push(Action::FinishLeaving);
         return;
     }
-    if stage == Stage::Left {
+    if stage == Stage::Left || history::apart(view, plan) {
         return;
     }
     admit(view, plan);

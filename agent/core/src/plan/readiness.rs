@@ -18,6 +18,9 @@ pub fn state_of(inputs: &Inputs<'_>) -> (NodeState, Option<JoinPhase>, String) {
     if stage == Stage::Left {
         return (NodeState::Left, None, "it has left the mesh".to_owned());
     }
+    if let Some(because) = &inputs.life.quarantined {
+        return (NodeState::Quarantined, None, because.clone());
+    }
     let postgres = match &inputs.observed.postgres {
         Fact::Known(facts) => facts,
         Fact::Unknown(why) => {
@@ -216,7 +219,7 @@ fn linked(view: &View<'_>, plan: &mut Plan, next: &[Action]) {
         record.is_none_or(|record| match record.phase {
             Some(JoinPhase::Leasing | JoinPhase::Copying | JoinPhase::CatchingUp) => false,
             Some(JoinPhase::Founding | JoinPhase::Linking | JoinPhase::Checking) | None => {
-                record.state != NodeState::Left
+                !matches!(record.state, NodeState::Left | NodeState::Quarantined)
             }
         })
     };
@@ -259,7 +262,8 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
         let reach = view.inputs.observed.peers.get(&record.node);
         let excused = view.inputs.life.leave_by_force && reach != Some(&Reach::Up);
         let follows = record.state == NodeState::Ready || record.edges.contains_key(&me);
-        if seen >= fence || excused || !follows {
+        let apart = record.state == NodeState::Quarantined;
+        if seen >= fence || excused || !follows || apart {
             continue;
         }
         drained = false;

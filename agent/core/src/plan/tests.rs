@@ -2,6 +2,7 @@
 
 mod fixture;
 mod guard;
+mod history;
 
 use super::*;
 use crate::action::Action;

@@ -100,6 +100,7 @@ fn edge(edge: wire::Edge) -> Taken<(NodeId, EdgeReport)> {
         lag_ms: edge.lag_ms,
         heartbeat: edge.heartbeat,
         detail: text("edge.detail", edge.detail, TEXT_BYTES_MAX)?,
+        position: Lsn(edge.position),
     };
     Ok((node("edge.provider", &edge.provider)?, report))
 }
@@ -111,6 +112,7 @@ fn edge_out(provider: NodeId, edge: &EdgeReport) -> wire::Edge {
         lag_ms: edge.lag_ms,
         heartbeat: edge.heartbeat,
         detail: text_out(&edge.detail, TEXT_BYTES_MAX),
+        position: edge.position.0,
     }
 }
 

@@ -4,6 +4,7 @@ use super::record::{record, record_out};
 use super::{
     Taken, bad, counted, name, node, node_out, optional_ordinal, ordinal, required, uuid, uuid_out,
 };
+use pgaa_core::history::History;
 use pgaa_core::ids::{ClusterId, DataEpoch, LineageId, NodeId};
 use pgaa_core::roster::{Decree, FoundingMember, Roster, Tombstone};
 use pgaa_proto::v1 as wire;
@@ -30,6 +31,8 @@ pub(in crate::peer) fn roster(roster: Option<wire::Roster>) -> Taken<Roster> {
             .into_iter()
             .map(|entry| Ok((node("tombstone.node", &entry.node)?, tombstone(entry)?)))
             .collect::<Taken<BTreeMap<_, _>>>()?,
+        // Nobody takes another's word for what was seen.
+        history: History::default(),
     })
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::peer::{Answer, Ask};
 use pgaa_core::clock::{ClockReading, ClockSource, ClockVerdict};
 use pgaa_core::founding::{Ballot, DataHeld, Hello, Request, Response};
+use pgaa_core::history::History;
 use pgaa_core::ids::{ClusterId, DataEpoch, LineageId, Lsn};
 use pgaa_core::record::{EdgeReport, EdgeState, JoinPhase, NodeRecord, Versions};
 use pgaa_core::roster::{Decree, FoundingMember, Roster, Tombstone};
@@ -115,6 +116,7 @@ impl Maker {
             lag_ms: self.maybe(|make| make.0.random()),
             heartbeat: self.0.random(),
             detail: self.of(&["", "permission denied\nfor schema ä"]).to_owned(),
+            position: Lsn(self.0.random()),
         }
     }
 
@@ -189,6 +191,7 @@ impl Maker {
     fn roster(&mut self) -> Roster {
         let records = self.many(Maker::record).into_iter();
         Roster {
+            history: History::default(),
             decree: self.decree(),
             lineage: self.many(|make| LineageId(make.uuid())),
             records: records.map(|record| (record.node, record)).collect(),

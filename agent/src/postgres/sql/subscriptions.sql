@@ -16,7 +16,9 @@ SELECT s.sub_name,
          WHERE y.sync_subid = s.sub_id AND y.sync_nspname IS NULL),
        EXISTS (SELECT FROM pg_catalog.pg_replication_origin AS o
                 WHERE o.roname = s.sub_slot_name::text),
-       i.if_dsn
+       i.if_dsn,
+       coalesce((SELECT t.remote_lsn FROM pg_catalog.pg_replication_origin_status AS t
+                  WHERE t.external_id = s.sub_slot_name::text), '0/0')
   FROM pglogical.subscription AS s
   JOIN pglogical.local_node AS here ON here.node_id = s.sub_target
   JOIN pglogical.node AS n ON n.node_id = s.sub_origin

@@ -386,6 +386,8 @@ impl World {
             | Action::Checkpoint
             | Action::EnsureLocalNode
             | Action::RedirectSubscription { .. }
+            | Action::DisableSubscription { .. }
+            | Action::Quarantine { .. }
             | Action::AddTable { .. }
             | Action::AnnounceLeaving
             | Action::FinishLeaving

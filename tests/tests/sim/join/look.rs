@@ -74,6 +74,7 @@ impl World {
                 sync_status: Some('r'),
                 origin: true,
                 dsn: address(*provider).to_string(),
+                position: Lsn(s.progress),
             };
             (self.names[node][*provider].clone(), facts)
         };

@@ -342,7 +342,9 @@ impl Agent {
         if self.roster.is_none() {
             return;
         }
-        self.disk.version = self.disk.version.max(record.version) + 1;
+        let vouched = self.roster.iter().filter_map(|r| r.history.vouched);
+        let known = vouched.map(|vouched| vouched.version).max().unwrap_or(0);
+        self.disk.version = self.disk.version.max(record.version).max(known) + 1;
         record.version = self.disk.version;
         self.persist(turn);
         if let Some(roster) = &mut self.roster {
@@ -360,7 +362,8 @@ impl Agent {
 
     pub(super) fn beat(&mut self, turn: &mut Turn<'_, Agent>) -> Duration {
         let stage = self.disk.life.stage;
-        if stage == Stage::Single || stage == Stage::Left {
+        let apart = self.disk.life.quarantined.is_some();
+        if stage == Stage::Single || stage == Stage::Left || apart {
             return BEAT_FORMING;
         }
         let roster = self.roster.as_ref();

@@ -117,6 +117,15 @@ fn one(
         Action::EnableSubscription { subscription, .. } => {
             servers.enable(machine, subscription, now, turn.links);
         }
+        Action::DisableSubscription { subscription, .. } => {
+            servers.disable(machine, subscription, now, turn.links);
+        }
+        Action::Quarantine { because } => {
+            turn.note(|| action.to_string());
+            agent.disk.life.quarantined = Some(because.clone());
+            agent.persist(turn);
+            return Deed::Changed;
+        }
         Action::KickSubscription { subscription, .. } => {
             turn.shared.kicks += 1;
             servers.restart_worker(machine, subscription, now, turn.links);

@@ -5,6 +5,7 @@ mod agent;
 mod deed;
 mod disk;
 mod message;
+mod rollback;
 mod server;
 mod story;
 mod talk;

@@ -10,6 +10,7 @@ pub mod disk;
 mod stream;
 
 use crate::world::Links;
+use pgaa_core::history::SLIP;
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId};
 use pgaa_core::observed::{
     Fact, HeartbeatFacts, PostgresFacts, SlotFacts, SubscriptionFacts, TableFacts,
@@ -102,6 +103,10 @@ pub struct Server {
     pub disk: disk::Disk,
     /// Do its workers run without applying anything?
     pub stuck: bool,
+    /// Where it was put back to an earlier state: what follows differs from what it had written.
+    forked_at: Option<usize>,
+    /// Where its WAL ended when it last stopped: a record that was being flushed is cut off.
+    cut_at: Option<usize>,
 }
 
 /// All servers, and the wires between them.
@@ -141,6 +146,28 @@ impl Server {
             next_write: Mono(0),
             disk: disk::Disk::of(u64::MAX / 4),
             stuck: false,
+            forked_at: None,
+            cut_at: None,
+        }
+    }
+
+    /// Does it follow the server of another machine?
+    pub fn follows(&self, machine: usize) -> bool {
+        let mut subscriptions = self.subscriptions.values();
+        subscriptions.any(|s| s.enabled && s.provider == machine)
+    }
+
+    /// Does it follow any?
+    pub fn follows_anybody(&self) -> bool {
+        self.subscriptions.values().any(|s| s.enabled)
+    }
+
+    /// How far its WAL is flushed: into the next record, unless a crash has just cut it off.
+    fn flushed(&self) -> Lsn {
+        let end = position(self.wal.len());
+        match self.cut_at {
+            Some(cut) if cut == self.wal.len() => end,
+            Some(_) | None => Lsn(end.0 + SLIP),
         }
     }
 
@@ -194,10 +221,24 @@ impl Servers {
         self.all[machine].address = address;
     }
 
+    /// A server that has stopped is put back to an earlier state.
+    pub fn put_back(&mut self, machine: usize, earlier: Server, now: Mono) {
+        let address = self.all[machine].address;
+        let forked_at = Some(earlier.wal.len());
+        self.all[machine] = Server {
+            address,
+            up: false,
+            forked_at,
+            next_write: now,
+            ..earlier
+        };
+    }
+
     /// Stops or starts a server. What it had open is closed; whoever can't be told notices late.
     pub fn set_up(&mut self, machine: usize, up: bool, now: Mono, links: &Links) {
         let server = &mut self.all[machine];
         server.up = up;
+        server.cut_at = Some(server.wal.len());
         for subscription in server.subscriptions.values_mut() {
             let next = now.plus(WORKER_START);
             subscription.worker = Worker::Waiting {
@@ -234,7 +275,7 @@ impl Servers {
             pglogical: server.prepared.then(|| "2.4.2".to_owned()),
             system_identifier: server.node.0.as_u128() as u64 | 1,
             epoch: server.prepared.then_some(server.epoch),
-            wal: Lsn(server.wal.len() as u64),
+            wal: server.flushed(),
             local_node: server.local.clone(),
             subscriptions: server
                 .subscriptions
@@ -288,6 +329,11 @@ impl Servers {
     }
 }
 
+/// Where an entry of the WAL begins. Each is larger than what a crash may cost.
+fn position(entry: usize) -> Lsn {
+    Lsn(entry as u64 * 2 * SLIP)
+}
+
 fn facts(subscription: &Subscription) -> SubscriptionFacts {
     SubscriptionFacts {
         provider: subscription.provider_name.clone(),
@@ -298,6 +344,7 @@ fn facts(subscription: &Subscription) -> SubscriptionFacts {
         sync_status: Some('r'),
         origin: true,
         dsn: subscription.dsn.clone(),
+        position: position(subscription.origin),
     }
 }
 
@@ -307,6 +354,6 @@ fn slot_facts(slot: &Slot, retained_bytes: u64) -> SlotFacts {
         sender: slot.sender.map(|sender| sender.pid),
         wal_status: "reserved".to_owned(),
         retained_bytes,
-        confirmed: Lsn(slot.confirmed as u64),
+        confirmed: position(slot.confirmed),
     }
 }

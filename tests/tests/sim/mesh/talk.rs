@@ -223,15 +223,18 @@ impl Agent {
         let before = roster.members();
         let known: BTreeSet<NodeId> = roster.records.keys().copied().collect();
         let mut theirs = theirs.clone();
-        theirs.records.remove(&self.disk.setup.node);
+        let own = theirs.records.remove(&self.disk.setup.node);
+        let vouched = own.is_some_and(|record| roster.history.vouch(&record));
+        let rolled_back = roster.history.rolled_back.len();
         let Ok(merged) = roster.merge(&theirs) else {
             return false;
         };
-        if merged.is_empty() {
+        if merged.is_empty() && !vouched {
             return true;
         }
         let newcomers = merged.updated.iter().any(|node| !known.contains(node));
-        if newcomers || before != roster.members() {
+        let history = vouched || rolled_back != roster.history.rolled_back.len();
+        if newcomers || history || before != roster.members() {
             self.disk.roster = Some(Rc::new(roster.clone()));
             self.persist(turn);
         }

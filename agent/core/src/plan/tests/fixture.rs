@@ -139,6 +139,7 @@ impl World {
                     lag_ms: Some(1),
                     heartbeat: 7,
                     detail: String::new(),
+                    position: Lsn(0),
                 };
                 record.edges.insert(*other, edge);
             }
@@ -246,6 +247,7 @@ pub(super) fn link(postgres: &mut PostgresFacts, n: u128) {
             sync_status: Some('r'),
             origin: true,
             dsn: format!("dsn {n}"),
+            position: Lsn(0),
         },
     );
     let slot = format!(

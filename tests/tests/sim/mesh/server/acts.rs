@@ -113,6 +113,13 @@ impl Servers {
         }
     }
 
+    pub fn disable(&mut self, machine: usize, name: &str, now: Mono, links: &Links) {
+        self.restart_worker(machine, name, now, links);
+        if let Some(subscription) = self.all[machine].subscriptions.get_mut(name) {
+            subscription.enabled = false;
+        }
+    }
+
     /// Disabled and enabled again: the worker starts anew, and its slot is free if the provider
     /// can be told; else the sender holds it until it gives up.
     pub fn restart_worker(&mut self, machine: usize, name: &str, now: Mono, links: &Links) {
