@@ -4,7 +4,7 @@ use super::membership;
 use super::node::Node;
 use crate::control::{Act, ActOutcome, ControlHost};
 use crate::events::{Events, Severity};
-use crate::postgres::{self, Gate, Restart};
+use crate::postgres::{self, Flush, Gate, Restart};
 use crate::trust::TokenId;
 use anyhow::{Context, bail};
 use pgaa_core::founding::Released;
@@ -156,7 +156,7 @@ async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
         }
     }
     super::act::set_gate(node, Gate::Shut).await?;
-    let last = node.beat().await?;
+    let last = node.beat(Flush::Now).await?;
     node.knowledge.live(|life| {
         life.stage = Stage::Leaving;
         life.leave_after.get_or_insert(last);

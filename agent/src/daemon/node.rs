@@ -7,7 +7,7 @@ use crate::clock::Clocks;
 use crate::config::Settings;
 use crate::events::{Event, Events, Severity};
 use crate::peer::{PairingClient, Peers};
-use crate::postgres::Postgres;
+use crate::postgres::{Flush, Postgres};
 use crate::trust::keyring::Keyring;
 use crate::trust::{Authority, Credentials, Identity, TokenId, Tokens};
 use anyhow::Context;
@@ -179,7 +179,7 @@ impl Node {
     }
 
     /// Writes a heartbeat and returns its number.
-    pub async fn beat(&self) -> anyhow::Result<u64> {
+    pub async fn beat(&self, flush: Flush) -> anyhow::Result<u64> {
         let epoch = self
             .local
             .borrow()
@@ -187,7 +187,7 @@ impl Node {
             .context("the database is not prepared yet")?;
         Ok(self
             .postgres
-            .beat(self.id(), epoch, self.beat_floor())
+            .beat(self.id(), epoch, self.beat_floor(), flush)
             .await?)
     }
 

@@ -6,11 +6,13 @@ use crate::clock;
 use crate::discovery::own_address;
 use crate::events::Severity;
 use crate::peer::Ask;
+use crate::postgres::Flush;
 use crate::trust::Authority;
 use anyhow::bail;
 use log::{debug, warn};
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::Stage;
+use pgaa_core::record::JoinPhase;
 use pgaa_core::state::NodeState;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,7 +53,11 @@ pub async fn beat(node: Arc<Node>) {
             sleep(BEAT_FORMING).await;
             continue;
         }
-        let result = node.beat().await;
+        let (pause, flush) = match forming(&node, stage) {
+            true => (BEAT_FORMING, Flush::Now),
+            false => (BEAT, Flush::Later),
+        };
+        let result = node.beat(flush).await;
         let error = result
             .err()
             .map(|error| format!("{error:#}"))
@@ -60,23 +66,28 @@ pub async fn beat(node: Arc<Node>) {
             warn!("no heartbeat could be written: {error}");
         }
         last_error = error;
-        if forming(&node, stage) {
-            sleep(BEAT_FORMING).await;
-        } else {
-            node.clocks.pulse(BEAT).await;
-        }
+        node.clocks.pulse(pause).await;
     }
 }
 
-/// Are edges being made, here or elsewhere?
+/// Are edges being made, here or elsewhere, so that somebody waits for heartbeats? Not while a
+/// joiner copies, which may take hours.
 fn forming(node: &Node, stage: Stage) -> bool {
-    let others = node.knowledge.with_roster(|roster| {
-        roster
-            .records
-            .values()
-            .any(|record| record.state == NodeState::Joining)
-    });
-    !matches!(stage, Stage::Ready) || others == Some(true)
+    let links = |phase: Option<JoinPhase>| match phase {
+        Some(JoinPhase::Leasing | JoinPhase::Copying | JoinPhase::CatchingUp) => false,
+        Some(JoinPhase::Founding | JoinPhase::Linking | JoinPhase::Checking) | None => true,
+    };
+    match stage {
+        Stage::Founding => true,
+        Stage::Joining(phase) => links(Some(phase)),
+        Stage::Single | Stage::Ready | Stage::Leaving | Stage::Left => {
+            let others = node.knowledge.with_roster(|roster| {
+                let mut records = roster.records.values();
+                records.any(|r| r.state == NodeState::Joining && links(r.phase))
+            });
+            others == Some(true)
+        }
+    }
 }
 
 /// Stores what was seen of every member, so that a database that goes back is noticed by an agent

@@ -29,6 +29,7 @@ mod tables;
 
 pub use gate::{admit, set_gate};
 pub use hba::Gate;
+pub use heartbeat::Flush;
 pub use inspect::Inspector;
 pub use join::{CopyInto, CopySession};
 pub use mesh::{Origin, Slot, Subscription};

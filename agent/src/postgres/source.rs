@@ -11,6 +11,9 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+/// Indexes and constraints that are made side by side at most.
+const RESTORE_JOBS_MAX: usize = 4;
+
 /// How much of a program's complaints is kept, bytes.
 const COMPLAINT_MAX: u64 = 8 * 1024;
 
@@ -20,6 +23,16 @@ const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=30s \
                        -c idle_in_transaction_session_timeout=0 -c datestyle=ISO \
                        -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex \
                        -c client_encoding=UTF8 -c default_transaction_read_only=off";
+
+/// How many objects are restored side by side, and the option that gives each index build its
+/// memory: a sixteenth of the machine's for all of them, since the server has its own already.
+fn index_builds() -> (usize, String) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = cores.min(RESTORE_JOBS_MAX);
+    let total_mb = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total() >> 20);
+    let share_mb = (total_mb / 16 / jobs as u64).clamp(64, 1024);
+    (jobs, format!("-c maintenance_work_mem={share_mb}MB"))
+}
 
 /// A client program failed.
 #[derive(Debug, Error)]
@@ -202,7 +215,10 @@ impl Source {
             source,
         })?;
         let mut command = self.command("pg_restore");
+        let (jobs, memory) = index_builds();
         command
+            .env("PGOPTIONS", format!("{OPTIONS} {memory}"))
+            .arg(format!("--jobs={jobs}"))
             .arg("--exit-on-error")
             .arg("--use-list")
             .arg(&wanted);

@@ -5,7 +5,9 @@ use super::Failure;
 use super::host::{Forward, Host, Member, Step, StepAnswer};
 use super::leases::Held;
 use crate::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name};
+use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 /// How long nothing of a member may arrive, while its agent answers, before the join starts over.
@@ -13,6 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a stream may be without a worker before it is helped.
 const REVIVE_EVERY: Duration = Duration::from_millis(1_000);
+
+/// How often the source is made to flush what it applied, while it is waited for.
+const NUDGES: usize = 20;
+
+/// Between two such times.
+const NUDGE_EVERY: Duration = Duration::from_millis(40);
 
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(20);
@@ -78,29 +86,49 @@ pub(super) async fn hand_over<H: Host>(
     members: &[Member],
 ) -> Result<(), Failure> {
     let others: Vec<&Member> = members.iter().filter(|m| m.node != source.node).collect();
-    for member in &others {
-        prepare(host, held, member).await?;
-    }
+    try_join_all(others.iter().map(|m| prepare(host, held, m))).await?;
     host.reached("prepared").await;
     let through = subscription_name(me(host)?, (source.node, source.epoch));
     // From here on the source's WAL tells how far it has applied each member.
     let StepAnswer::Position(since) = held.step(host, source, Step::InsertPosition).await? else {
         return Err(unexpected(source));
     };
-    for member in &others {
-        // Through the source: so it has passed the slot made above.
-        arrival(host, held, member, std::slice::from_ref(&through)).await?;
-    }
+    // Through the source: so it has passed the slot made above.
+    arrivals_through(host, held, source, (&others, &through)).await?;
     let until = host.stop(&through).await?;
     host.reached("stopped").await;
     let starts = starts(host, held, (source, &others), (since, until)).await?;
     host.reached("placed").await;
     host.hand_over(&through, &starts).await?;
     let streams: Vec<String> = starts.into_keys().chain([through]).collect();
-    for member in members {
-        arrival(host, held, member, &streams).await?;
-    }
+    try_join_all(members.iter().map(|m| arrival(host, held, m, &streams))).await?;
     Ok(())
+}
+
+/// Waits for news of every other member by way of the source. What the source applies it flushes,
+/// and so forwards, 200 ms later at most, unless something else of its own is flushed before.
+async fn arrivals_through<H: Host>(
+    host: &H,
+    held: &Held,
+    source: &Member,
+    (others, through): (&[&Member], &String),
+) -> Result<(), Failure> {
+    let stream = std::slice::from_ref(through);
+    let all = pin!(try_join_all(
+        others.iter().map(|m| arrival(host, held, m, stream))
+    ));
+    let nudged = pin!(async {
+        for _ in 0..NUDGES {
+            host.sleep(NUDGE_EVERY).await;
+            // Whoever fails here fails at the next step as well, and there it is told.
+            let _ = held.step(host, source, Step::Beat).await;
+        }
+        std::future::pending::<Failure>().await
+    });
+    match futures_util::future::select(all, nudged).await {
+        futures_util::future::Either::Left((arrived, _)) => arrived.map(drop),
+        futures_util::future::Either::Right((failure, _)) => Err(failure),
+    }
 }
 
 /// A slot on a member, and the subscription that will read it, disabled.

@@ -24,6 +24,7 @@ use crate::observed::Reach;
 use crate::record::{JoinPhase, NodeRecord};
 use crate::roster::Roster;
 use crate::state::NodeState;
+use futures_util::future::try_join_all;
 use leases::Held;
 use std::fmt;
 use std::pin::pin;
@@ -143,9 +144,8 @@ async fn fill<H: Host>(host: &H, held: &Held) -> Result<Vec<Member>, Failure> {
     let source = source(host, &members)?;
     // First, so that what an earlier attempt has left does not count as taken.
     host.clear().await?;
-    for member in &members {
-        held.step(host, member, Step::DropSlots).await?;
-    }
+    let dropped = members.iter().map(|m| held.step(host, m, Step::DropSlots));
+    try_join_all(dropped).await?;
     preflight::pass(host, held, &source, &members).await?;
     host.enter(JoinPhase::Copying)?;
     host.reached("copying").await;

@@ -3,6 +3,7 @@
 use super::Failure;
 use super::host::{Host, Member, Step, StepAnswer};
 use super::leases::Held;
+use futures_util::future::try_join_all;
 use std::collections::BTreeSet;
 
 /// What one server is like, as far as a join asks.
@@ -58,19 +59,7 @@ pub(super) async fn pass<H: Host>(
     members: &[Member],
 ) -> Result<(), Failure> {
     let own = host.facts().await?;
-    let mut theirs = Vec::new();
-    for member in members {
-        match held.step(host, member, Step::Facts).await? {
-            StepAnswer::Facts(facts) => theirs.push((member, *facts)),
-            StepAnswer::Done
-            | StepAnswer::Absent
-            | StepAnswer::Position(_)
-            | StepAnswer::Heartbeat(_)
-            | StepAnswer::Origins(_) => {
-                return Err(Failure(format!("{} is of another version", member.name)));
-            }
-        }
-    }
+    let theirs = try_join_all(members.iter().map(|m| facts_of(host, held, m))).await?;
     let problems = judge(&own, source, &theirs);
     host.show(problems.clone());
     if problems.is_empty() {
@@ -78,6 +67,21 @@ pub(super) async fn pass<H: Host>(
     }
     let texts: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
     Err(Failure(texts.join("; ")))
+}
+
+async fn facts_of<'a, H: Host>(
+    host: &H,
+    held: &Held,
+    member: &'a Member,
+) -> Result<(&'a Member, ServerFacts), Failure> {
+    match held.step(host, member, Step::Facts).await? {
+        StepAnswer::Facts(facts) => Ok((member, *facts)),
+        StepAnswer::Done
+        | StepAnswer::Absent
+        | StepAnswer::Position(_)
+        | StepAnswer::Heartbeat(_)
+        | StepAnswer::Origins(_) => Err(Failure(format!("{} is of another version", member.name))),
+    }
 }
 
 /// Everything in the way of a join from `source`.

@@ -44,8 +44,10 @@ pub async fn copy(node: &Arc<Node>, source: &Member, dsn: String) -> anyhow::Res
         )
     })?;
     let dump = node.settings.paths.state_dir.join("join.dump");
-    server.copy_roles().await?;
-    server.dump_structure(&snapshot.name, &dump).await?;
+    tokio::try_join!(
+        server.copy_roles(),
+        server.dump_structure(&snapshot.name, &dump)
+    )?;
     server.restore_structure("pre-data", &dump).await?;
     crate::failpoint::reached("structured").await;
     let tables = server.tables(&snapshot.name).await?;

@@ -1,6 +1,7 @@
 //! What a member does for the joiner that holds its lease. Each step may come twice.
 
 use super::super::node::Node;
+use crate::postgres::Flush;
 use pgaa_core::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
 use pgaa_core::join::{Lease, Step, StepAnswer};
 use pgaa_core::state::NodeState;
@@ -40,7 +41,7 @@ pub(super) async fn carry_out(
             }
             Ok(StepAnswer::Done)
         }
-        Step::Beat => Ok(StepAnswer::Heartbeat(node.beat().await?)),
+        Step::Beat => Ok(StepAnswer::Heartbeat(node.beat(Flush::Now).await?)),
         Step::InsertPosition => Ok(StepAnswer::Position(sql.insert_position().await?)),
         Step::OriginPositions { since, until } => Ok(StepAnswer::Origins(
             sql.origin_positions(since, until).await?,

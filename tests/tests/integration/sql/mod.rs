@@ -7,7 +7,7 @@ mod servers;
 
 use anyhow::{Context, Result, bail};
 use pgaa_agent::clock::Clocks;
-use pgaa_agent::postgres::Postgres;
+use pgaa_agent::postgres::{Flush, Postgres};
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId, Ordinal, pglogical_node_name, subscription_name};
 use pgaa_core::observed::{Fact, PostgresFacts};
 use pgaa_core::time::Mono;
@@ -106,7 +106,10 @@ impl Mesh {
 
     async fn beat(&self, index: usize) -> Result<u64> {
         let (node, epoch) = self.who[index];
-        Ok(self.postgres(index).beat(node, epoch, 0).await?)
+        Ok(self
+            .postgres(index)
+            .beat(node, epoch, 0, Flush::Now)
+            .await?)
     }
 
     /// Beats on `from` until `to` has heard it. Returns the lag.
