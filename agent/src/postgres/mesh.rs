@@ -228,8 +228,8 @@ impl Postgres {
         Ok(())
     }
 
-    /// Wakes pglogical's supervisor and manager once. Returns which of the subscriptions have no
-    /// apply worker yet.
+    /// Wakes pglogical's manager once, or its supervisor while there is no manager. Returns which
+    /// of the subscriptions have no apply worker yet.
     pub async fn wake_workers(&self, names: &[&str]) -> Result<Vec<String>, SqlError> {
         let session = self.take(Purpose::Change).await?;
         let missing = wake(&session, names).await?;
@@ -237,7 +237,7 @@ impl Postgres {
         Ok(missing)
     }
 
-    /// Wakes pglogical's supervisor and manager every 10 ms until each of the subscriptions has an
+    /// Wakes pglogical's manager or supervisor every 10 ms until each of the subscriptions has an
     /// apply worker, for `time_max` at most. Returns those that have none then: their provider
     /// doesn't let them in, or a worker slot is missing, and the server's log says which.
     pub async fn start_workers(
@@ -395,10 +395,13 @@ async fn wake(session: &Session, names: &[&str]) -> Result<Vec<String>, SqlError
     let missing: Vec<String> = column(sql.name, &row, 2)?;
     // Also when none is missing: a manager that looked a moment too early sleeps on, with its node
     // locked, although the worker has come, and whoever changes a subscription next waits for it.
-    for index in [0, 1] {
-        let Some(pid) = column::<Option<i32>>(sql.name, &row, index)? else {
-            continue;
-        };
+    let (supervisor, manager) = (
+        column::<Option<i32>>(sql.name, &row, 0)?,
+        column::<Option<i32>>(sql.name, &row, 1)?,
+    );
+    // The supervisor starts a manager for every other database each time it wakes, only to see it
+    // end again: it is left alone where there is a manager.
+    if let Some(pid) = manager.or(supervisor) {
         match kill(Pid::from_raw(pid), Signal::SIGUSR1) {
             // It has ended since: there is nobody to wake.
             Ok(()) | Err(Errno::ESRCH) => {}

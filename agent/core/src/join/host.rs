@@ -169,6 +169,23 @@ pub enum Forward {
 /// The result of a step on the local server.
 pub type Done<T> = Result<T, Failure>;
 
+/// Every point of the protocol where tests interrupt it, in its order; "structured" and
+/// "rows_copied" lie within [`Host::copy`].
+pub const POINTS: [&str; 12] = [
+    "leased",
+    "copying",
+    "structured",
+    "rows_copied",
+    "copied",
+    "caught_up",
+    "prepared",
+    "stopped",
+    "placed",
+    "handed_over",
+    "linking",
+    "committed",
+];
+
 /// The world of one joiner: its own server, the clock, and the other members' agents.
 pub trait Host: Sync {
     /// This node.

@@ -12,8 +12,8 @@ mod leases;
 mod preflight;
 
 pub use host::{
-    CallError, Done, Forward, Host, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, Member, Step,
-    StepAnswer, StepAsk,
+    CallError, Done, Forward, Host, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, Member, POINTS,
+    Step, StepAnswer, StepAsk,
 };
 pub use lease::{Fenced, Lease};
 pub use preflight::{Problem, ServerFacts, judge};

@@ -4,28 +4,13 @@
 use super::{JOIN_MAX, join, mesh, ready};
 use crate::seconds;
 use anyhow::{Context, Result, bail, ensure};
+use pgaa_core::join::POINTS;
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::load::{Load, Rate, Workload, await_equality};
 use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play_unstarted;
 use std::thread::sleep;
 use std::time::Duration;
-
-/// Every point of the protocol, in its order.
-const POINTS: [&str; 12] = [
-    "leased",
-    "copying",
-    "structured",
-    "rows_copied",
-    "copied",
-    "caught_up",
-    "prepared",
-    "stopped",
-    "placed",
-    "handed_over",
-    "linking",
-    "committed",
-];
 
 /// How long the victim stays dead.
 const DEAD_FOR: Duration = Duration::from_millis(700);

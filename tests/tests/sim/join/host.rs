@@ -122,7 +122,7 @@ impl Joiner {
             let position = server.create_slot(self.node);
             server.snapshot(position)
         });
-        self.reached("snapshot").await;
+        self.reached("structured").await;
         Ok(snapshot)
     }
 }

@@ -1,27 +1,12 @@
 //! What may happen during a join: one random story per seed.
 
+use pgaa_core::join::POINTS;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 /// Faults begin before this time, ms.
 pub const FAULTS_BEFORE: u64 = 20_000;
-
-/// The points of the protocol, as `Host::reached` names them, and those of the copy.
-pub const POINTS: [&str; 12] = [
-    "leased",
-    "copying",
-    "snapshot",
-    "rows_copied",
-    "copied",
-    "caught_up",
-    "prepared",
-    "stopped",
-    "placed",
-    "handed_over",
-    "linking",
-    "committed",
-];
 
 /// Whom something befalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
