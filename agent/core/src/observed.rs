@@ -156,6 +156,8 @@ pub struct SlotFacts {
     pub retained_bytes: u64,
     /// `confirmed_flush_lsn`.
     pub confirmed: Lsn,
+    /// Was it dropped and made anew under its name, by somebody else? Then there is a gap before it.
+    pub made_anew: bool,
 }
 
 /// The newest heartbeat of one node that has arrived.

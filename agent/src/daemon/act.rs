@@ -169,9 +169,8 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         Action::DropSubscription { subscription } => {
             done(sql.drop_subscription(subscription).await)
         }
-        Action::DropSlot { slot, .. } | Action::GiveUpSlot { slot, .. } => {
-            done(sql.drop_slot(slot, true).await)
-        }
+        Action::DropSlot { slot, .. } => done(sql.drop_slot(slot, true).await),
+        Action::GiveUpSlot { slot, .. } => done(sql.give_up_slot(slot).await),
         Action::Checkpoint => done(sql.checkpoint().await),
         Action::EnsureLocalNode => {
             let epoch = node

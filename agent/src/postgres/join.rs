@@ -120,6 +120,9 @@ impl Postgres {
 
     /// From where on a slot is complete, when it is there and still holds that.
     pub async fn find_slot(&self, name: &str) -> Result<Option<Lsn>, SqlError> {
+        if self.is_made_anew(name).await {
+            return Ok(None);
+        }
         let session = self.take(Purpose::Change).await?;
         let find = sql!("slot_find");
         let position = match session.maybe(&find, &[&name]).await? {

@@ -144,9 +144,8 @@ impl Postgres {
         Ok(slot)
     }
 
-    /// Drops a slot; no error when there is none. A slot that is read is refused, unless
-    /// `end_sender` says that its reader is to be ended first.
-    pub async fn drop_slot(&self, name: &str, end_sender: bool) -> Result<(), SqlError> {
+    /// Drops a slot, whoever relies on it.
+    pub(super) async fn remove_slot(&self, name: &str, end_sender: bool) -> Result<(), SqlError> {
         if end_sender {
             self.end_sender(name).await?;
         }

@@ -5,6 +5,7 @@
 //! its own slots and subscriptions. Decides nothing.
 
 pub mod audit;
+mod births;
 pub mod block;
 pub mod conf;
 pub mod conninfo;
@@ -77,6 +78,7 @@ struct Inner {
     idle: Mutex<Idle>,
     watch: tokio::sync::Mutex<observe::Watch>,
     beat: tokio::sync::Mutex<Option<Session>>,
+    cradle: tokio::sync::Mutex<births::Cradle>,
 }
 
 #[derive(Default)]
@@ -108,6 +110,7 @@ impl Postgres {
                 idle: Mutex::default(),
                 watch: tokio::sync::Mutex::default(),
                 beat: tokio::sync::Mutex::default(),
+                cradle: tokio::sync::Mutex::new(births::Cradle::new(settings)),
             }),
         }
     }

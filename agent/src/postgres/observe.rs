@@ -140,6 +140,7 @@ impl Postgres {
         looking.prepared = ours;
         (facts.epoch, facts.local_node) = local;
         facts.slots = slots;
+        self.mark_made_anew(&mut facts.slots).await;
         facts.subscriptions = subscriptions;
         facts.heartbeats = heard(&mut watch.heard, heartbeats, glance.now);
         glance.prepared = true;
@@ -256,6 +257,7 @@ async fn slots(session: &Session) -> Result<BTreeMap<String, SlotFacts>, SqlErro
             retained_bytes: column::<i64>(sql.name, row, 3)?.unsigned_abs(),
             confirmed: lsn(column(sql.name, row, 4)?),
             sender: column(sql.name, row, 5)?,
+            made_anew: false,
         };
         Ok((column(sql.name, row, 0)?, facts))
     };

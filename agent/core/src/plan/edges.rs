@@ -313,7 +313,7 @@ fn judge(
         None => (EdgeState::Missing, ""),
         Some(_) if !slot_there && provider == NodeState::Ready => (
             EdgeState::NeedsResync,
-            "the provider holds no slot for this node any more",
+            "the provider's slot for this node is gone, or was made anew",
         ),
         Some(facts) if !facts.enabled => (EdgeState::Disabled, ""),
         Some(facts) if !facts.worker => (EdgeState::Down, "no apply worker runs"),

@@ -215,6 +215,7 @@ fn member(view: &View<'_>, plan: &mut Plan) {
     tables_into_set(view, plan);
     readiness::advance(view, plan);
     edges::findings(view, plan);
+    slots::findings(view, plan);
 }
 
 /// pg_ident must name every member, and nobody else.

@@ -5,8 +5,9 @@ use super::{Inputs, Plan, View};
 use crate::action::Action;
 use crate::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
 use crate::life::Stage;
-use crate::observed::Reach;
+use crate::observed::{Reach, SlotFacts};
 use crate::record::{EdgeState, JoinPhase, NodeRecord};
+use crate::status::{Finding, Health};
 use crate::time::Mono;
 use std::time::Duration;
 
@@ -80,13 +81,14 @@ pub(super) fn create(view: &View<'_>, plan: &mut Plan) {
 
 /// The members for whom a slot exists here and still holds what they need.
 pub(crate) fn holders(view_of: &SlotView<'_>) -> std::collections::BTreeSet<NodeId> {
+    let usable_slot = |slot: &SlotFacts| slot.wal_status != "lost" && !slot.made_anew;
     let usable = |subscriber: NodeId, epoch: DataEpoch| {
         let suffix = slot_suffix((subscriber, epoch), view_of.me);
         view_of
             .postgres
             .slots
             .iter()
-            .any(|(name, slot)| name.ends_with(&suffix) && slot.wal_status != "lost")
+            .any(|(name, slot)| name.ends_with(&suffix) && usable_slot(slot))
     };
     let members = view_of.roster.members().into_iter();
     members
@@ -97,6 +99,28 @@ pub(crate) fn holders(view_of: &SlotView<'_>) -> std::collections::BTreeSet<Node
                 .is_some_and(|epoch| usable(*node, epoch))
         })
         .collect()
+}
+
+/// Slots that somebody has dropped and made anew: what was written in between never arrives.
+pub(super) fn findings(view: &View<'_>, plan: &mut Plan) {
+    for subscriber in view.roster.members() {
+        let Some(epoch) = view.roster.epoch(subscriber) else {
+            continue;
+        };
+        let slot = slot_of(view, (subscriber, epoch)).and_then(|s| view.postgres.slots.get(s));
+        if slot.is_some_and(|slot| slot.made_anew) {
+            let name = view.roster.name_of(subscriber);
+            plan.findings.push(Finding {
+                severity: Health::Critical,
+                code: "slot_made_anew".to_owned(),
+                text: format!(
+                    "the slot of {name} was dropped and made anew by somebody: {name} lacks what \
+                     was written in between"
+                ),
+                command: format!("pgaa-agent status, on {name}"),
+            });
+        }
+    }
 }
 
 /// What [`holders`] looks at.

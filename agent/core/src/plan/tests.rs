@@ -3,6 +3,7 @@
 mod fixture;
 mod guard;
 mod history;
+mod resync;
 
 use super::*;
 use crate::action::Action;

@@ -91,5 +91,6 @@ fn slot_facts(slot: &Slot) -> SlotFacts {
         wal_status: "reserved".to_owned(),
         retained_bytes: 0,
         confirmed: Lsn(slot.confirmed),
+        made_anew: false,
     }
 }

@@ -355,5 +355,6 @@ fn slot_facts(slot: &Slot, retained_bytes: u64) -> SlotFacts {
         wal_status: "reserved".to_owned(),
         retained_bytes,
         confirmed: position(slot.confirmed),
+        made_anew: false,
     }
 }

@@ -263,6 +263,7 @@ pub(super) fn link(postgres: &mut PostgresFacts, n: u128) {
             wal_status: "reserved".to_owned(),
             retained_bytes: 0,
             confirmed: Lsn(0),
+            made_anew: false,
         },
     );
     postgres.heartbeats.insert(
