@@ -121,6 +121,8 @@ pub enum Action {
     ShutGate,
     /// Start the protocol by which a node joins members that serve writes.
     StartJoin,
+    /// Start to synchronise this node anew: it has lost what it needs next from a member.
+    StartResync,
     /// Every edge is alive both ways: have the members promise to keep their slots.
     CommitJoin,
     /// Tell every member that this node is gone for good.
@@ -182,6 +184,7 @@ impl fmt::Display for Action {
             Action::OpenGate => write!(f, "open the gate"),
             Action::ShutGate => write!(f, "shut the gate"),
             Action::StartJoin => write!(f, "start joining"),
+            Action::StartResync => write!(f, "start to be synchronised anew"),
             Action::CommitJoin => write!(f, "have the members keep the slots for this node"),
             Action::AnnounceLeaving => write!(f, "tell the others that this node is gone"),
             Action::FinishLeaving => write!(f, "remove our own edges and go"),
@@ -219,6 +222,7 @@ impl Action {
             | Action::OpenGate
             | Action::ShutGate
             | Action::StartJoin
+            | Action::StartResync
             | Action::CommitJoin
             | Action::TakeOrdinal { .. } => false,
         }

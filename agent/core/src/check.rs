@@ -4,7 +4,7 @@
 use crate::action::Action;
 use crate::life::Stage;
 use crate::observed::Fact;
-use crate::plan::{Inputs, Plan, rolled_back, to_give_up};
+use crate::plan::{Inputs, Plan, resync_wanted, rolled_back, to_give_up};
 use thiserror::Error;
 
 /// What is wrong with a plan.
@@ -22,6 +22,10 @@ pub enum Flaw {
     /// This node would be set apart for nothing.
     #[error("the plan wants to {0}, and nothing shows that it was rolled back")]
     QuarantinedUnproven(String),
+    /// This node would be synchronised anew although it lacks nothing, or although others lack
+    /// changes of it.
+    #[error("the plan wants to empty this node, and nothing shows that it may be emptied")]
+    ResyncUnproven,
     /// A restart after the node took writes.
     #[error("the plan wants to restart PostgreSQL although this node has taken writes")]
     RestartAfterWrites,
@@ -72,6 +76,11 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
         Action::Quarantine { .. } => {
             if rolled_back(inputs).is_none() {
                 return Err(Flaw::QuarantinedUnproven(action.to_string()));
+            }
+        }
+        Action::StartResync => {
+            if !resync_wanted(inputs) {
+                return Err(Flaw::ResyncUnproven);
             }
         }
         Action::RestartPostgres { .. } => {

@@ -24,7 +24,8 @@ pub struct Life {
     pub quarantined: Option<String>,
 }
 
-/// The stages. A node only moves forward through them, or to `Left`.
+/// The stages. A node only moves forward through them, or to `Left`; but one that lacks changes
+/// becomes a joiner again.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
 )]
@@ -39,6 +40,9 @@ pub enum Stage {
     Joining(JoinPhase),
     /// In the mesh: has taken writes, or may have.
     Ready,
+    /// In the mesh, with its gate shut: has lost what it needs next, and its own changes go to all
+    /// others before it becomes a joiner again. Or becomes ready again, if that can't be.
+    Resyncing,
     /// Draining.
     Leaving,
     /// Gone by its operator's wish.
@@ -61,7 +65,7 @@ impl Stage {
     #[must_use]
     pub fn took_writes(self) -> bool {
         match self {
-            Stage::Ready | Stage::Leaving | Stage::Left => true,
+            Stage::Ready | Stage::Resyncing | Stage::Leaving | Stage::Left => true,
             Stage::Single | Stage::Founding | Stage::Joining(_) => false,
         }
     }

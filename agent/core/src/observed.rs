@@ -36,6 +36,8 @@ pub struct Observed {
     pub peers: BTreeMap<NodeId, Reach>,
     /// The file system that holds the WAL.
     pub wal_disk: Fact<DiskFacts>,
+    /// Files with what this node held before it was synchronised anew, until somebody removes them.
+    pub exports: Vec<String>,
 }
 
 /// The file system that holds the WAL.

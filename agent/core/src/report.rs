@@ -240,6 +240,7 @@ fn desired(
             Some((NodeState::Joining, Some(crate::record::JoinPhase::Founding))) => Stage::Founding,
             Some((NodeState::Joining, Some(phase))) => Stage::Joining(phase),
             Some((NodeState::Left | NodeState::Leaving, _)) => Stage::Leaving,
+            Some((NodeState::Resyncing, _)) => Stage::Resyncing,
             Some(_) => Stage::Ready,
             None => return EdgeState::Missing,
         }
@@ -281,6 +282,7 @@ fn state_finding(inputs: &Inputs<'_>, around: &Surroundings) -> Option<Finding> 
         | NodeState::Enrolling
         | NodeState::WaitingForClock
         | NodeState::Joining
+        | NodeState::Resyncing
         | NodeState::Leaving
         | NodeState::Left => Health::Degraded,
     };

@@ -29,6 +29,8 @@ pub enum NodeState {
     Joining,
     /// In the mesh: takes writes.
     Ready,
+    /// Has lost what it needs next: draining before it is copied anew.
+    Resyncing,
     /// Draining before it goes.
     Leaving,
     /// Gone, by its operator's wish.
@@ -50,6 +52,7 @@ impl NodeState {
             NodeState::WaitingForClock => "waiting_for_clock",
             NodeState::Joining => "joining",
             NodeState::Ready => "ready",
+            NodeState::Resyncing => "resyncing",
             NodeState::Leaving => "leaving",
             NodeState::Left => "left",
             NodeState::Quarantined => "quarantined",
@@ -77,7 +80,7 @@ const fn t(from: NodeState, to: NodeState, because: &'static str) -> Transition 
 pub const TRANSITIONS: &[Transition] = {
     use NodeState::{
         Booting, Configuring, Discovering, Enrolling, Forming, Joining, Leaving, Left, Quarantined,
-        Ready, WaitingForClock,
+        Ready, Resyncing, WaitingForClock,
     };
     &[
         t(Booting, Configuring, "PostgreSQL answers"),
@@ -104,6 +107,13 @@ pub const TRANSITIONS: &[Transition] = {
         t(Joining, Ready, "every edge is seen alive both ways"),
         t(Configuring, Ready, "restarted after it was ready"),
         t(Configuring, Joining, "restarted while joining"),
+        t(
+            Ready,
+            Resyncing,
+            "a member has lost what this node needs next",
+        ),
+        t(Resyncing, Joining, "drained and exported"),
+        t(Resyncing, Ready, "it can't be drained now"),
         t(Ready, Leaving, "leave"),
         t(Leaving, Left, "drained, edges removed"),
         t(Quarantined, Discovering, "the operator cleared it"),

@@ -90,7 +90,10 @@ fn side_by_side(a: &Action, b: &Action) -> bool {
 
 fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
     // It is wanted again at every look until the join is over, and tells its own story.
-    if matches!(action, Action::StartJoin | Action::CommitJoin) {
+    if matches!(
+        action,
+        Action::StartJoin | Action::StartResync | Action::CommitJoin
+    ) {
         return;
     }
     outcome.done += 1;
@@ -129,6 +132,7 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
         | Action::OpenGate
         | Action::ShutGate
         | Action::StartJoin
+        | Action::StartResync
         | Action::CommitJoin
         | Action::AnnounceLeaving
         | Action::FinishLeaving
@@ -244,6 +248,10 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
         Action::ShutGate => set_gate(node, Gate::Shut).await,
         Action::StartJoin => {
             join::start(node);
+            Ok(())
+        }
+        Action::StartResync => {
+            join::start_anew(node);
             Ok(())
         }
         Action::CommitJoin => {

@@ -154,6 +154,9 @@ async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
         Stage::Single | Stage::Founding | Stage::Joining(_) => {
             bail!("this node is no member yet: stop its agent instead")
         }
+        Stage::Resyncing => {
+            bail!("this node is being synchronised anew: wait with pgaa-agent wait --for=ready")
+        }
     }
     super::act::set_gate(node, Gate::Shut).await?;
     let last = node.beat(Flush::Now).await?;

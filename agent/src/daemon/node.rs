@@ -24,6 +24,7 @@ use pgaa_core::report::{Surroundings, report};
 use pgaa_core::status::{AnsweredBy, Progress, StatusReport};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -84,6 +85,8 @@ pub struct Node {
     pub clock: watch::Sender<ClockReading>,
     /// Rings when the plan wants this node to join.
     pub join_wanted: Notify,
+    /// Does the plan want this node, a member, to be synchronised anew?
+    pub resync_wanted: AtomicBool,
     /// Rings when the plan sees every edge of a joiner alive both ways.
     pub join_linked: Notify,
     /// What is in the way of the join.
@@ -159,6 +162,7 @@ impl Node {
             local: watch::channel(LocalFacts::default()).0,
             clock: watch::channel(ClockReading::default()).0,
             join_wanted: Notify::new(),
+            resync_wanted: AtomicBool::new(false),
             join_linked: Notify::new(),
             join_problems: watch::channel(Vec::new()).0,
             join_progress: watch::channel(None).0,
@@ -346,6 +350,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         postgres: Fact::Unknown("it has not been looked at yet".to_owned()),
         peers: BTreeMap::new(),
         wal_disk: Fact::Unknown("it has not been looked at yet".to_owned()),
+        exports: Vec::new(),
     };
     let inputs = Inputs {
         now: now.mono,

@@ -255,6 +255,7 @@ impl Reconciler {
                 postgres,
                 wal_disk: wal_disk(node),
                 peers: node.knowledge.reach(now.mono),
+                exports: super::join::exports(node),
             },
             roster,
             clock: *node.clock.borrow(),
@@ -396,6 +397,7 @@ fn ready_digests(roster: &Roster, me: NodeId) -> BTreeMap<NodeId, u64> {
                 | NodeState::Forming
                 | NodeState::WaitingForClock
                 | NodeState::Ready
+                | NodeState::Resyncing
                 | NodeState::Leaving
                 | NodeState::Quarantined => true,
             }

@@ -80,7 +80,7 @@ fn forming(node: &Node, stage: Stage) -> bool {
     match stage {
         Stage::Founding => true,
         Stage::Joining(phase) => links(Some(phase)),
-        Stage::Single | Stage::Ready | Stage::Leaving | Stage::Left => {
+        Stage::Single | Stage::Ready | Stage::Resyncing | Stage::Leaving | Stage::Left => {
             let others = node.knowledge.with_roster(|roster| {
                 let mut records = roster.records.values();
                 records.any(|r| r.state == NodeState::Joining && links(r.phase))

@@ -200,6 +200,18 @@ impl Source {
         self.finish("pg_dump", command).await.map(|_| ())
     }
 
+    /// Dumps structure and rows of the user's schemas, as they are now.
+    pub async fn dump_everything(&self, to: &Path) -> Result<(), SourceError> {
+        let mut command = self.command("pg_dump");
+        command
+            .args(["--format=custom", "--compress=1"])
+            .args(["--exclude-schema=pgaa", "--exclude-schema=pglogical"])
+            .arg("--file")
+            .arg(to)
+            .arg(format!("--dbname={}", self.conninfo));
+        self.finish("pg_dump", command).await.map(|_| ())
+    }
+
     /// Restores one section of a dumped structure here: "pre-data" or "post-data".
     pub async fn restore_structure(&self, section: &str, from: &Path) -> Result<(), SourceError> {
         let mut list = self.command("pg_restore");

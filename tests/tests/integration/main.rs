@@ -14,6 +14,7 @@ mod intruders;
 mod join;
 mod partitions;
 mod provision;
+mod resync;
 mod rollback;
 mod slots;
 mod sql;

@@ -97,6 +97,9 @@ pub(super) async fn hand_over<H: Host>(
     arrivals_through(host, held, source, (&others, &through)).await?;
     let until = host.stop(&through).await?;
     host.reached("stopped").await;
+    for member in &others {
+        complete(host, held, source, member).await?;
+    }
     let starts = starts(host, held, (source, &others), (since, until)).await?;
     host.reached("placed").await;
     host.hand_over(&through, &starts).await?;
@@ -128,6 +131,32 @@ async fn arrivals_through<H: Host>(
     match futures_util::future::select(all, nudged).await {
         futures_util::future::Either::Left((arrived, _)) => arrived.map(drop),
         futures_util::future::Either::Right((failure, _)) => Err(failure),
+    }
+}
+
+/// Has the source read from its first slot on a member up to now? If that was lost, or made anew,
+/// there may be a gap in what came through the source, and its record may not say so yet.
+async fn complete<H: Host>(
+    host: &H,
+    held: &Held,
+    source: &Member,
+    member: &Member,
+) -> Result<(), Failure> {
+    let theirs = (member.node, member.epoch);
+    let subscription = subscription_name((source.node, source.epoch), theirs);
+    match held
+        .step(host, member, Step::FindSlot { subscription })
+        .await?
+    {
+        StepAnswer::Absent => Err(Failure(format!(
+            "{} lacks changes of {}: its slot there was lost",
+            source.name, member.name
+        ))),
+        StepAnswer::Done
+        | StepAnswer::Position(_)
+        | StepAnswer::Heartbeat(_)
+        | StepAnswer::Origins(_)
+        | StepAnswer::Facts(_) => Ok(()),
     }
 }
 

@@ -98,7 +98,8 @@ pub enum Step {
         /// The subscription's name.
         subscription: String,
     },
-    /// Is the slot for this subscription there? Answers with its position, or `Absent`.
+    /// Is the slot for this subscription, of the joiner's or of its source's, there, and the one it
+    /// always was? Answers with its position, or `Absent`.
     FindSlot {
         /// The subscription's name.
         subscription: String,
@@ -107,6 +108,9 @@ pub enum Step {
     DropSlots,
     /// Bump the heartbeat; answers with its number.
     Beat,
+    /// Tell the newest heartbeat of the joiner, of its present contents, that has arrived; 0 when
+    /// none has.
+    Arrived,
     /// Tell the WAL insert position.
     InsertPosition,
     /// For each origin, by slot name, the last commit applied at or before `until`.
@@ -264,6 +268,19 @@ pub trait Host: Sync {
     /// Puts the source's replicated tables into the own replication set, and gives sequences
     /// that are in step the values of this node.
     fn adopt_tables(&self, source: &Member) -> impl Future<Output = Done<()>> + Send;
+    /// Becomes, durably, a member that is synchronised anew: its gate stays shut.
+    fn resync(&self) -> Done<()>;
+    /// Becomes a ready member again, durably.
+    fn reopen(&self) -> Done<()>;
+    /// Shuts the gate, and returns when nobody who came through it is in any more.
+    fn shut(&self) -> impl Future<Output = Done<()>> + Send;
+    /// Writes a heartbeat; returns its number, and a position in the own WAL behind it.
+    fn fence(&self) -> impl Future<Output = Done<(u64, Lsn)>> + Send;
+    /// Up to where in the own WAL a member has everything on disk, as the slot that it reads here
+    /// says; nothing when that slot is lost.
+    fn confirmed(&self, member: &Member) -> impl Future<Output = Done<Option<Lsn>>> + Send;
+    /// Exports what the own database holds, to a file that status names.
+    fn export(&self) -> impl Future<Output = Done<()>> + Send;
     /// Returns when the plan sees every edge of this node alive both ways, or the node ready.
     fn linked(&self) -> impl Future<Output = ()> + Send;
     /// Returns when this node has declared itself ready.

@@ -83,9 +83,11 @@ impl Lease {
                 Stage::Joining(phase) if joins_before((me.0, phase), from) => {
                     denied(Some(me.0), "another node is joining right now")
                 }
-                Stage::Single | Stage::Joining(_) | Stage::Ready | Stage::Left => {
-                    self.lend(from.0, now)
-                }
+                Stage::Single
+                | Stage::Joining(_)
+                | Stage::Ready
+                | Stage::Resyncing
+                | Stage::Left => self.lend(from.0, now),
             },
         }
     }

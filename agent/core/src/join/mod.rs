@@ -4,12 +4,14 @@
 //! agent plays it on real servers, the simulation in virtual time. This node acts on others only
 //! through their agents, under a lease that every member has granted; until it has committed,
 //! everything it made elsewhere can be dropped again, so any failure before that starts over.
+//! A member that has lost what it needs next goes the same way, after `resync`.
 
 mod hand_over;
 mod host;
 mod lease;
 mod leases;
 mod preflight;
+mod resync;
 
 pub use host::{
     CallError, Done, Forward, Host, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, Member, POINTS,
@@ -21,7 +23,7 @@ pub use preflight::{Problem, ServerFacts, judge};
 use crate::ids::{NodeId, subscription_name};
 use crate::life::Stage;
 use crate::observed::Reach;
-use crate::record::{JoinPhase, NodeRecord};
+use crate::record::{EdgeState, JoinPhase, NodeRecord};
 use crate::roster::Roster;
 use crate::state::NodeState;
 use futures_util::future::try_join_all;
@@ -54,8 +56,8 @@ impl fmt::Display for Failure {
 /// One attempt, from wherever the last one ended. Returns when this node may declare itself
 /// ready: every edge is alive both ways, and every member has promised to keep its slot.
 pub async fn attempt<H: Host>(host: &H) -> Result<(), Failure> {
-    let linked = is_linked(host);
-    if !linked {
+    let way = Way::of(host.stage());
+    if way == Way::Fill {
         host.enter(JoinPhase::Leasing)?;
     }
     let mut held = Held::default();
@@ -65,7 +67,7 @@ pub async fn attempt<H: Host>(host: &H) -> Result<(), Failure> {
     }
     host.reached("leased").await;
     let ended = {
-        let work = pin!(work(host, &held, linked));
+        let work = pin!(work(host, &held, way));
         let keep = pin!(held.keep(host));
         match futures_util::future::select(work, keep).await {
             futures_util::future::Either::Left((done, _)) => done,
@@ -77,27 +79,47 @@ pub async fn attempt<H: Host>(host: &H) -> Result<(), Failure> {
     ended
 }
 
-/// Does what was made on members so far count when the join goes on?
-fn is_linked<H: Host>(host: &H) -> bool {
-    matches!(
-        host.stage(),
-        Stage::Ready | Stage::Joining(JoinPhase::Linking | JoinPhase::Checking)
-    )
+/// What has to be done before the edges are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Everything: nothing here is anybody's.
+    Fill,
+    /// Nothing, if what was made on members so far is still there.
+    Confirm,
+    /// This node is a member: it has to be proven first that it may be emptied.
+    Anew,
 }
 
-async fn end<H: Host>(host: &H, held: Held) {
-    if is_linked(host) {
-        held.release(host).await;
-    } else {
-        held.give_up(host).await;
+impl Way {
+    fn of(stage: Stage) -> Way {
+        match stage {
+            Stage::Joining(JoinPhase::Linking | JoinPhase::Checking) => Way::Confirm,
+            Stage::Ready | Stage::Resyncing | Stage::Leaving | Stage::Left => Way::Anew,
+            Stage::Single | Stage::Founding | Stage::Joining(_) => Way::Fill,
+        }
     }
 }
 
-async fn work<H: Host>(host: &H, held: &Held, linked: bool) -> Result<(), Failure> {
-    let known = if linked {
-        confirm(host, held).await?
-    } else {
-        fill(host, held).await?
+async fn end<H: Host>(host: &H, held: Held) {
+    // It could not be emptied, so it serves on, with what it lacks. When this can't be stored the
+    // next attempt finds it as it is.
+    if host.stage() == Stage::Resyncing {
+        let _ = host.reopen();
+    }
+    match Way::of(host.stage()) {
+        Way::Fill => held.give_up(host).await,
+        // What this node has on members is a member's, or counts when the join goes on.
+        Way::Confirm | Way::Anew => held.release(host).await,
+    }
+}
+
+async fn work<H: Host>(host: &H, held: &Held, way: Way) -> Result<(), Failure> {
+    if way == Way::Anew {
+        resync::prepare(host, held).await?;
+    }
+    let known = match way {
+        Way::Confirm => confirm(host, held).await?,
+        Way::Fill | Way::Anew => fill(host, held).await?,
     };
     host.reached("linking").await;
     {
@@ -142,23 +164,58 @@ async fn grown<H: Host>(host: &H, known: &[Member]) -> Failure {
 async fn fill<H: Host>(host: &H, held: &Held) -> Result<Vec<Member>, Failure> {
     let members = members(host)?;
     let source = source(host, &members)?;
+    {
+        let bring = pin!(bring(host, held, &source, &members));
+        let spoiled = pin!(spoiled(host, &source));
+        match futures_util::future::select(bring, spoiled).await {
+            futures_util::future::Either::Left((done, _)) => done?,
+            futures_util::future::Either::Right((failure, _)) => return Err(failure),
+        }
+    }
+    host.adopt_tables(&source).await?;
+    host.enter(JoinPhase::Linking)?;
+    Ok(members)
+}
+
+/// Ends when the source says that it lacks changes of another: what it waits for comes no more.
+async fn spoiled<H: Host>(host: &H, source: &Member) -> Failure {
+    loop {
+        let record = host
+            .roster()
+            .map(|roster| roster.records.get(&source.node).cloned());
+        let lacks = |record: &NodeRecord| {
+            let mut edges = record.edges.iter().filter(|(node, _)| **node != host.me());
+            edges.any(|(_, edge)| edge.state == EdgeState::NeedsResync)
+        };
+        if record.is_ok_and(|record| record.as_ref().is_some_and(lacks)) {
+            return Failure(format!("{} lacks changes itself", source.name));
+        }
+        host.sleep(LOOK).await;
+    }
+}
+
+/// Rows and streams, from the first slot to the hand-over.
+async fn bring<H: Host>(
+    host: &H,
+    held: &Held,
+    source: &Member,
+    members: &[Member],
+) -> Result<(), Failure> {
     // First, so that what an earlier attempt has left does not count as taken.
     host.clear().await?;
     let dropped = members.iter().map(|m| held.step(host, m, Step::DropSlots));
     try_join_all(dropped).await?;
-    preflight::pass(host, held, &source, &members).await?;
+    preflight::pass(host, held, source, members).await?;
     host.enter(JoinPhase::Copying)?;
     host.reached("copying").await;
-    let start = host.copy(&source).await?;
+    let start = host.copy(source).await?;
     host.enter(JoinPhase::CatchingUp)?;
     host.reached("copied").await;
-    hand_over::catch_up(host, held, &source, start).await?;
+    hand_over::catch_up(host, held, source, start).await?;
     host.reached("caught_up").await;
-    hand_over::hand_over(host, held, &source, &members).await?;
+    hand_over::hand_over(host, held, source, members).await?;
     host.reached("handed_over").await;
-    host.adopt_tables(&source).await?;
-    host.enter(JoinPhase::Linking)?;
-    Ok(members)
+    Ok(())
 }
 
 /// After an interruption: is everything still there that the hand-over rests on? A member whose
@@ -199,6 +256,7 @@ pub fn takes_part(record: &NodeRecord) -> Option<bool> {
             | NodeState::Configuring
             | NodeState::Discovering
             | NodeState::Forming
+            | NodeState::Resyncing
             | NodeState::Leaving
             | NodeState::Quarantined,
             _,
@@ -242,12 +300,31 @@ fn others(roster: &Roster, me: NodeId) -> impl Iterator<Item = &NodeRecord> {
         .filter(move |record| record.node != me)
 }
 
-/// The member to copy from: the first that answers, by UUID.
+/// Has this member everything of every other but `but`? What it lacks a copy of it lacks for ever.
+#[must_use]
+pub fn sound(record: &NodeRecord, but: NodeId) -> bool {
+    let mut edges = record.edges.iter().filter(|(node, _)| **node != but);
+    takes_part(record) == Some(true) && edges.all(|(_, edge)| edge.state != EdgeState::NeedsResync)
+}
+
+/// Are the slots that others hold for the node of this record in use, so that nobody may drop
+/// them for the sake of a join?
+#[must_use]
+pub fn relied_on(record: &NodeRecord) -> bool {
+    matches!(record.state, NodeState::Ready | NodeState::Resyncing)
+}
+
+/// The member to copy from: the first that lacks nothing and answers, by UUID.
 fn source<H: Host>(host: &H, members: &[Member]) -> Result<Member, Failure> {
-    let reach = host.reach();
+    let (reach, roster) = (host.reach(), host.roster()?);
+    let sound = |member: &&Member| {
+        let record = roster.records.get(&member.node);
+        record.is_some_and(|record| sound(record, host.me()))
+    };
     let up = |member: &&Member| reach.get(&member.node) == Some(&Reach::Up);
-    let chosen = members.iter().find(up).or_else(|| members.first());
-    chosen
-        .cloned()
-        .ok_or_else(|| Failure::new("no ready member answers to copy from"))
+    let mut candidates = members.iter().filter(sound);
+    let chosen = candidates.clone().find(up).or_else(|| candidates.next());
+    chosen.cloned().ok_or_else(|| {
+        Failure::new("every member lacks changes of another, so there is none to copy from")
+    })
 }

@@ -60,7 +60,41 @@ pub(super) async fn pass<H: Host>(
 ) -> Result<(), Failure> {
     let own = host.facts().await?;
     let theirs = try_join_all(members.iter().map(|m| facts_of(host, held, m))).await?;
-    let problems = judge(&own, source, &theirs);
+    told(host, judge(&own, source, &theirs))
+}
+
+/// The same for a member that is synchronised anew: its edges, which are still there, go before
+/// their successors come.
+pub(super) async fn pass_anew<H: Host>(
+    host: &H,
+    held: &Held,
+    source: &Member,
+    members: &[Member],
+) -> Result<(), Failure> {
+    let mut own = host.facts().await?;
+    let mut theirs = try_join_all(members.iter().map(|m| facts_of(host, held, m))).await?;
+    let edges = u32::try_from(members.len()).unwrap_or(u32::MAX);
+    for (facts, edges) in theirs
+        .iter_mut()
+        .map(|(_, facts)| (facts, 1))
+        .chain([(&mut own, edges)])
+    {
+        facts.slots_free = facts.slots_free.saturating_add(edges);
+        facts.senders_free = facts.senders_free.saturating_add(edges);
+        facts.workers_free = facts.workers_free.saturating_add(edges);
+    }
+    let mut problems = judge(&own, source, &theirs);
+    for prepared in &own.prepared {
+        problems.push(Problem {
+            text: format!("a prepared transaction here is on no other member yet: {prepared}"),
+            command: "COMMIT PREPARED or ROLLBACK PREPARED on this node".to_owned(),
+        });
+    }
+    told(host, problems)
+}
+
+/// Tells all of it at once, here and in `status`.
+fn told<H: Host>(host: &H, problems: Vec<Problem>) -> Result<(), Failure> {
     host.show(problems.clone());
     if problems.is_empty() {
         return Ok(());

@@ -1,6 +1,7 @@
 //! This node's own subscriptions: it alone creates, enables, kicks and drops them.
 
 use super::history::distrusted;
+use super::resync::{Loss, loss};
 use super::{HEARTBEAT_FRESH, Inputs, Plan, View};
 use crate::action::Action;
 use crate::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name};
@@ -41,7 +42,7 @@ pub fn desired_providers(
             record.phase == Some(JoinPhase::Founding)
                 || (record.state == NodeState::Ready && record.slots_for.contains(&me))
         }
-        (Stage::Ready, NodeState::Ready | NodeState::Leaving) => true,
+        (Stage::Ready, NodeState::Ready | NodeState::Resyncing | NodeState::Leaving) => true,
         (Stage::Ready, NodeState::Joining) => match record.phase {
             Some(JoinPhase::Founding) => true,
             Some(phase) => phase >= JoinPhase::Linking && record.slots_for.contains(&me),
@@ -50,7 +51,7 @@ pub fn desired_providers(
         (Stage::Joining(phase), _) => phase >= JoinPhase::Linking,
         // A founding member whose agent was restarted says `booting` and the like for a moment.
         (Stage::Ready, _) => record.slots_for.contains(&me),
-        (Stage::Single | Stage::Leaving | Stage::Left, _) => false,
+        (Stage::Single | Stage::Resyncing | Stage::Leaving | Stage::Left, _) => false,
     };
     let others = roster.records.iter().filter(|(node, _)| **node != me);
     others
@@ -107,7 +108,9 @@ fn create(view: &View<'_>, plan: &mut Plan, provider: (NodeId, DataEpoch)) {
             .records
             .get(&provider.0)
             .is_some_and(|r| r.state == NodeState::Joining),
-        Stage::Single | Stage::Joining(_) | Stage::Leaving | Stage::Left => false,
+        Stage::Single | Stage::Joining(_) | Stage::Resyncing | Stage::Leaving | Stage::Left => {
+            false
+        }
     };
     if !may_create {
         return;
@@ -340,6 +343,10 @@ pub(super) fn findings(view: &View<'_>, plan: &mut Plan) {
             plan.findings.push(distrust(&name, &because));
             continue;
         }
+        if report.state == EdgeState::NeedsResync {
+            plan.findings.push(needs_resync(&name, &loss(view)));
+            continue;
+        }
         let down = reach(view.inputs, provider) == Reach::Down;
         if let Some(finding) = edge_finding(&name, report.state, ready, down) {
             plan.findings.push(finding);
@@ -358,13 +365,40 @@ fn distrust(name: &str, because: &str) -> Finding {
     }
 }
 
+/// What was lost, what this node does about it, and what it waits for.
+fn needs_resync(name: &str, loss: &Loss) -> Finding {
+    let (what, command) = match loss {
+        Loss::Nothing | Loss::Curable => (
+            "this node is synchronised anew by itself".to_owned(),
+            "pgaa-agent events".to_owned(),
+        ),
+        Loss::Waits(what) => (
+            format!("this node is synchronised anew by itself as soon as {what}"),
+            "pgaa-agent topology".to_owned(),
+        ),
+        Loss::BothSides(other) => (
+            format!(
+                "{other} lacks changes of this node as well: each may hold rows that nobody else \
+                 has, so neither is emptied. They have to be merged"
+            ),
+            format!(
+                "save with pg_dump, of this node and of {other}, what only one of them has; then \
+                 pgaa-agent leave --force on one: emptied, its machine joins anew"
+            ),
+        ),
+    };
+    Finding {
+        severity: Health::Critical,
+        code: "needs_resync".to_owned(),
+        text: format!(
+            "{name} no longer holds what this node needs next: changes are missing here; {what}"
+        ),
+        command,
+    }
+}
+
 fn edge_finding(name: &str, state: EdgeState, ready: bool, down: bool) -> Option<Finding> {
     let (severity, code, text) = match state {
-        EdgeState::NeedsResync => (
-            Health::Critical,
-            "needs_resync",
-            format!("{name} no longer holds what this node needs next: changes are missing here"),
-        ),
         EdgeState::Missing if ready => (
             Health::Critical,
             "edge_missing",
@@ -380,24 +414,15 @@ fn edge_finding(name: &str, state: EdgeState, ready: bool, down: bool) -> Option
             "edge_down",
             format!("changes from {name} do not arrive ({})", state.word()),
         ),
-        EdgeState::Unknown | EdgeState::Missing | EdgeState::Replicating => return None,
-    };
-    let command = match state {
-        EdgeState::NeedsResync => {
-            "pgaa-agent leave, on this node: it drains first; emptied of its state and its \
-             database, the machine joins anew"
-        }
         EdgeState::Unknown
         | EdgeState::Missing
-        | EdgeState::Disabled
-        | EdgeState::Down
-        | EdgeState::Connecting
-        | EdgeState::Replicating => "pgaa-agent topology",
+        | EdgeState::NeedsResync
+        | EdgeState::Replicating => return None,
     };
     Some(Finding {
         severity,
         code: code.to_owned(),
         text,
-        command: command.to_owned(),
+        command: "pgaa-agent topology".to_owned(),
     })
 }

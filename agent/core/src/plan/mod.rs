@@ -7,6 +7,7 @@ mod edges;
 mod guard;
 mod history;
 mod readiness;
+mod resync;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ pub use edges::{desired_providers, edge_reports};
 pub use guard::{Held, held, to_give_up};
 pub use history::rolled_back;
 pub use readiness::{slots_for, state_of};
+pub use resync::resync_wanted;
 
 use crate::action::Action;
 use crate::ids::{DataEpoch, NodeId};
@@ -185,7 +187,7 @@ fn settings(inputs: &Inputs<'_>, postgres: &PostgresFacts, plan: &mut Plan) {
 fn shut(inputs: &Inputs<'_>, postgres: &PostgresFacts, plan: &mut Plan) {
     let serves = match inputs.life.stage {
         Stage::Single => postgres.has_rows,
-        Stage::Founding | Stage::Joining(_) | Stage::Leaving => false,
+        Stage::Founding | Stage::Joining(_) | Stage::Resyncing | Stage::Leaving => false,
         Stage::Ready => inputs.life.quarantined.is_none(),
         Stage::Left => true,
     };
@@ -216,6 +218,7 @@ fn member(view: &View<'_>, plan: &mut Plan) {
     readiness::advance(view, plan);
     edges::findings(view, plan);
     slots::findings(view, plan);
+    resync::findings(view, plan);
 }
 
 /// pg_ident must name every member, and nobody else.

@@ -1,5 +1,6 @@
 //! Where this node stands, and when it may go on.
 
+use super::resync::{Loss, loss};
 use super::slots::{SlotView, holders};
 use super::{Inputs, Plan, View, edge_reports};
 use crate::action::Action;
@@ -51,6 +52,11 @@ pub fn state_of(inputs: &Inputs<'_>) -> (NodeState, Option<JoinPhase>, String) {
             None,
             "in the mesh, taking writes".to_owned(),
         ),
+        Stage::Resyncing => (
+            NodeState::Resyncing,
+            None,
+            "its own changes go to the others before it is copied anew".to_owned(),
+        ),
         Stage::Leaving => (
             NodeState::Leaving,
             None,
@@ -82,6 +88,14 @@ pub(super) fn advance(view: &View<'_>, plan: &mut Plan) {
             if !view.postgres.gate_open {
                 plan.actions.push(Action::OpenGate);
             }
+            if loss(view) == Loss::Curable {
+                plan.actions.push(Action::StartResync);
+            }
+        }
+        Stage::Resyncing => {
+            let text = "every member to receive the last of this node's writes";
+            plan.waiting.push(WaitingOn::new("drain", text));
+            plan.actions.push(Action::StartJoin);
         }
         Stage::Leaving => leaving(view, plan),
         Stage::Single | Stage::Left => {}

@@ -383,7 +383,7 @@ fn a_lost_slot_is_never_made_anew() {
     world.record_mut(2).slots_for.clear();
     let text = world.text();
     assert!(
-        text.contains("Critical needs_resync") && !text.contains("do "),
+        text.contains("Critical needs_resync") && !text.contains("create the slot"),
         "{text}"
     );
     world.postgres_mut().slots.clear();

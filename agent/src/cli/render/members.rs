@@ -23,6 +23,7 @@ pub fn tint_of(state: NodeState) -> Tint {
         | NodeState::Enrolling
         | NodeState::WaitingForClock
         | NodeState::Joining
+        | NodeState::Resyncing
         | NodeState::Leaving => Tint::Odd,
     }
 }

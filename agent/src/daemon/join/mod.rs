@@ -1,11 +1,15 @@
 //! The world of a joiner, for the protocol in `pgaa_core::join`: its own server, the clock, and
 //! the other members' agents. Makes no choices.
 
+mod anew;
 mod copy;
+
+pub use anew::exports;
 
 use super::node::Node;
 use crate::events::Severity;
 use crate::peer::PeerError;
+use crate::postgres::Flush;
 use anyhow::Context;
 use futures_util::FutureExt;
 use log::info;
@@ -23,17 +27,27 @@ use pgaa_core::time::Mono;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Between two attempts of a member that is to be synchronised anew.
+const PAUSE_ANEW: Duration = Duration::from_secs(20);
+
 /// How long workers are given to start while pglogical's manager is woken.
 const STARTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Says that the plan wants this node to join.
 pub fn start(node: &Node) {
+    node.join_wanted.notify_one();
+}
+
+/// Says that the plan wants this node, a member, to be synchronised anew.
+pub fn start_anew(node: &Node) {
+    node.resync_wanted.store(true, Ordering::Relaxed);
     node.join_wanted.notify_one();
 }
 
@@ -49,7 +63,9 @@ pub async fn run(node: Arc<Node>) {
     loop {
         node.join_wanted.notified().await;
         match node.knowledge.life().stage {
-            Stage::Founding | Stage::Joining(_) => {}
+            Stage::Founding | Stage::Joining(_) | Stage::Resyncing => {}
+            // What the plan wanted while this node joined does not count.
+            Stage::Ready if node.resync_wanted.swap(false, Ordering::Relaxed) => {}
             Stage::Single | Stage::Ready | Stage::Leaving | Stage::Left => continue,
         }
         let ended = attempt(&Joiner(&node)).await;
@@ -60,16 +76,25 @@ pub async fn run(node: Arc<Node>) {
                 node.join_problems.send_replace(Vec::new());
             }
             Err(failure) => {
-                note(&node, &failure, &mut last);
-                sleep(PAUSE).await;
+                // A member that can't be synchronised anew serves meanwhile: its gate must not be
+                // shut again and again.
+                if node.knowledge.life().stage == Stage::Ready {
+                    let what = "this node can't be synchronised anew now, and serves on";
+                    note(&node, what, &failure, &mut last);
+                    sleep(PAUSE_ANEW).await;
+                    node.join_problems.send_replace(Vec::new());
+                } else {
+                    note(&node, "joining starts over", &failure, &mut last);
+                    sleep(PAUSE).await;
+                }
             }
         }
     }
 }
 
 /// Tells of a failed attempt: once in the events, and in `status` for as long as it stays so.
-fn note(node: &Node, failure: &Failure, last: &mut String) {
-    let text = format!("joining starts over: {failure}");
+fn note(node: &Node, what: &str, failure: &Failure, last: &mut String) {
+    let text = format!("{what}: {failure}");
     node.join_problems.send_if_modified(|problems| {
         let untold = problems.is_empty();
         if untold {
@@ -274,6 +299,38 @@ impl Host for Joiner<'_> {
         let adopted = copy::adopt_tables(self.0, dsn).await;
         let adopted = adopted.and(own_sequences(self.0).await);
         adopted.map_err(failed)
+    }
+
+    fn resync(&self) -> Done<()> {
+        self.0.knowledge.enter(Stage::Resyncing).map_err(failed)?;
+        let text = "this node has lost what it needs next: its gate is shut, and once its own \
+                    changes have arrived everywhere it is synchronised anew";
+        self.0.event(Severity::Warning, "resyncing", text);
+        Ok(())
+    }
+
+    fn reopen(&self) -> Done<()> {
+        let ready = self.0.knowledge.enter(Stage::Ready);
+        ready.map(|_| ()).map_err(failed)
+    }
+
+    async fn shut(&self) -> Done<()> {
+        anew::shut(self.0).await.map_err(failed)
+    }
+
+    async fn fence(&self) -> Done<(u64, Lsn)> {
+        let number = self.0.beat(Flush::Now).await.map_err(failed)?;
+        let position = self.0.postgres.insert_position().await.map_err(failed)?;
+        Ok((number, position))
+    }
+
+    async fn confirmed(&self, member: &Member) -> Done<Option<Lsn>> {
+        let confirmed = anew::confirmed(self.0, (member.node, member.epoch)).await;
+        confirmed.map_err(failed)
+    }
+
+    async fn export(&self) -> Done<()> {
+        anew::export(self.0).await.map_err(failed)
     }
 
     async fn linked(&self) {

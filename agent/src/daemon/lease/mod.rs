@@ -10,8 +10,9 @@ use crate::peer::Refusal;
 use anyhow::bail;
 use log::warn;
 use pgaa_core::ids::NodeId;
-use pgaa_core::join::{Fenced, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, StepAnswer, StepAsk};
-use pgaa_core::state::NodeState;
+use pgaa_core::join::{
+    Fenced, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, StepAnswer, StepAsk, relied_on,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl Leases {
 /// A failure as a refusal; "later" where asking again may help.
 fn refusal(error: &anyhow::Error) -> Refusal {
     let sql = error.downcast_ref::<crate::postgres::SqlError>();
-    let later = sql.is_some_and(crate::postgres::SqlError::retry);
+    let later = sql.is_some_and(crate::postgres::SqlError::retry) || error.is::<steps::InUse>();
     let code = if later { "later" } else { "failed" };
     Refusal::new(code, &format!("{error:#}"))
 }
@@ -145,12 +146,9 @@ pub async fn expire(node: Arc<Node>) {
         let Some(joiner) = lease.expired(node.clocks.wall()) else {
             continue;
         };
-        let ready = node.knowledge.with_roster(|roster| {
-            roster
-                .records
-                .get(&joiner)
-                .is_some_and(|r| r.state == NodeState::Ready)
-        });
+        let ready = node
+            .knowledge
+            .with_roster(|roster| roster.records.get(&joiner).is_some_and(relied_on));
         let kept = lease.keeps(joiner, ready == Some(true));
         if !kept && let Err(error) = steps::drop_slots(&node, joiner).await {
             warn!("what was made for a joiner that is gone can't be dropped yet: {error:#}");

@@ -3,10 +3,15 @@
 use super::super::node::Node;
 use crate::postgres::Flush;
 use pgaa_core::ids::{DataEpoch, NodeId, pglogical_node_name, subscription_name};
-use pgaa_core::join::{Lease, Step, StepAnswer};
-use pgaa_core::state::NodeState;
+use pgaa_core::join::{Lease, Step, StepAnswer, relied_on};
 use std::sync::Arc;
+use thiserror::Error;
 use tokio::sync::MutexGuard;
+
+/// A node whose record says that it is a member asks as a joiner: a newer record is on its way.
+#[derive(Debug, Error)]
+#[error("{0} is known here as a ready member: its slots are in use")]
+pub(super) struct InUse(String);
 
 pub(super) async fn carry_out(
     node: &Arc<Node>,
@@ -42,6 +47,7 @@ pub(super) async fn carry_out(
             Ok(StepAnswer::Done)
         }
         Step::Beat => Ok(StepAnswer::Heartbeat(node.beat(Flush::Now).await?)),
+        Step::Arrived => Ok(StepAnswer::Heartbeat(arrived(node, joiner).await?)),
         Step::InsertPosition => Ok(StepAnswer::Position(sql.insert_position().await?)),
         Step::OriginPositions { since, until } => Ok(StepAnswer::Origins(
             sql.origin_positions(since, until).await?,
@@ -54,6 +60,16 @@ pub(super) async fn carry_out(
             Ok(StepAnswer::Done)
         }
     }
+}
+
+/// The newest heartbeat of a joiner that has arrived here, of the contents that it has now.
+async fn arrived(node: &Node, joiner: NodeId) -> anyhow::Result<u64> {
+    let epoch = node.knowledge.with_roster(|roster| roster.epoch(joiner));
+    let heartbeats = node.postgres.heartbeats().await?;
+    let newest = heartbeats
+        .get(&joiner)
+        .filter(|(of, _)| epoch == Some(Some(*of)));
+    Ok(newest.map_or(0, |(_, number)| *number))
 }
 
 fn own_name(node: &Node) -> anyhow::Result<String> {
@@ -86,8 +102,8 @@ pub(super) async fn drop_slots(node: &Arc<Node>, joiner: NodeId) -> anyhow::Resu
     let Some(record) = record.flatten() else {
         return Ok(());
     };
-    if record.state == NodeState::Ready {
-        anyhow::bail!("{} is ready: its slots are in use", record.name);
+    if relied_on(&record) {
+        return Err(InUse(record.name.to_string()).into());
     }
     let me = (node.id(), own_epoch(node)?);
     let subscription = subscription_name((joiner, record.epoch), me);

@@ -88,6 +88,7 @@ pub(in crate::peer) fn step_ask(request: wire::JoinStepRequest) -> Taken<StepAsk
         },
         WireStep::DropSlots(_) => Step::DropSlots,
         WireStep::Beat(_) => Step::Beat,
+        WireStep::Arrived(_) => Step::Arrived,
         WireStep::InsertPosition(_) => Step::InsertPosition,
         WireStep::OriginPositions(asked) => Step::OriginPositions {
             since: Lsn(asked.since),
@@ -115,6 +116,7 @@ pub(in crate::peer) fn step_ask_out(ask: &StepAsk) -> wire::JoinStepRequest {
         }),
         Step::DropSlots => WireStep::DropSlots(wire::DropSlots {}),
         Step::Beat => WireStep::Beat(wire::Beat {}),
+        Step::Arrived => WireStep::Arrived(wire::Arrived {}),
         Step::InsertPosition => WireStep::InsertPosition(wire::InsertPosition {}),
         Step::OriginPositions { since, until } => {
             WireStep::OriginPositions(wire::OriginPositions {

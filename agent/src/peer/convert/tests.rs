@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 
-const STATES: [NodeState; 11] = [
+const STATES: [NodeState; 12] = [
     NodeState::Booting,
     NodeState::Configuring,
     NodeState::Discovering,
@@ -24,6 +24,7 @@ const STATES: [NodeState; 11] = [
     NodeState::WaitingForClock,
     NodeState::Joining,
     NodeState::Ready,
+    NodeState::Resyncing,
     NodeState::Leaving,
     NodeState::Left,
     NodeState::Quarantined,

@@ -142,6 +142,7 @@ async fn leases_and_steps_travel() {
         StepAnswer::Facts(Box::new(super::facts()))
     );
     assert_eq!(step(Step::Beat).await, StepAnswer::Heartbeat(5));
+    assert_eq!(step(Step::Arrived).await, StepAnswer::Heartbeat(6));
     assert_eq!(
         step(Step::InsertPosition).await,
         StepAnswer::Position(Lsn(u64::MAX))

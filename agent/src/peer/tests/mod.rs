@@ -221,6 +221,7 @@ impl MeshHost for Host {
             Step::FindSlot { .. } => StepAnswer::Absent,
             Step::Facts => StepAnswer::Facts(Box::new(facts())),
             Step::Beat => StepAnswer::Heartbeat(5),
+            Step::Arrived => StepAnswer::Heartbeat(6),
             Step::InsertPosition => StepAnswer::Position(Lsn(u64::MAX)),
             Step::OriginPositions { since, until } => StepAnswer::Position(Lsn(until.0 - since.0)),
         })

@@ -2,6 +2,7 @@
 
 use super::world::{Event, World};
 use pgaa_core::action::Action;
+use pgaa_core::births::Births;
 use pgaa_core::check::check;
 use pgaa_core::ids::{Name, NodeId};
 use pgaa_core::join::{Forward, Lease};
@@ -46,6 +47,7 @@ pub struct Agent {
     pub roster: Option<Roster>,
     pub version: u64,
     pub lease: Lease,
+    pub births: Births,
     pub memory: Memory,
     /// Until when a step runs, and the lease can't change hands.
     pub busy_until: u64,
@@ -74,6 +76,7 @@ impl Agent {
             roster: self.roster.clone(),
             version: self.version,
             lease,
+            births: self.births.clone(),
             ..Agent::default()
         }
     }
@@ -221,6 +224,7 @@ impl World {
         let observed = Observed {
             postgres: self.look(node),
             peers: self.reach(node),
+            exports: Vec::new(),
             wal_disk: Fact::Unknown("nobody looks".to_owned()),
         };
         let id = self.nodes[node].id;
@@ -313,7 +317,10 @@ impl World {
     fn act(&mut self, node: usize, plan: &Plan) -> u64 {
         let mut done = 0;
         for action in &plan.actions {
-            let quiet = matches!(action, Action::StartJoin | Action::CommitJoin);
+            let quiet = matches!(
+                action,
+                Action::StartJoin | Action::StartResync | Action::CommitJoin
+            );
             if !quiet {
                 self.note(|| format!("{node} acts: {action}"));
             }
@@ -377,7 +384,7 @@ impl World {
             Action::OpenGate => self.nodes[node].server.gate_open = true,
             Action::ShutGate => self.nodes[node].server.gate_open = false,
             Action::DeclareReady => self.declare_ready(node),
-            Action::StartJoin => self.start_join(node),
+            Action::StartJoin | Action::StartResync => self.start_join(node, action),
             Action::CommitJoin => self.nodes[node].agent.linked = true,
             Action::Prepare
             | Action::WriteSettings
@@ -402,9 +409,13 @@ impl World {
         self.edges_are_sound();
     }
 
-    fn start_join(&mut self, node: usize) {
+    fn start_join(&mut self, node: usize, wanted: &Action) {
         let agent = &self.nodes[node].agent;
-        let joins = matches!(agent.life.stage, Stage::Founding | Stage::Joining(_));
+        let joins = match agent.life.stage {
+            Stage::Founding | Stage::Joining(_) | Stage::Resyncing => true,
+            Stage::Ready => *wanted == Action::StartResync,
+            Stage::Single | Stage::Leaving | Stage::Left => false,
+        };
         if joins && agent.task.is_none() && agent.rests_until <= self.now {
             let task = self.next();
             self.nodes[node].agent.task = Some(task);

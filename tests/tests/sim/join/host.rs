@@ -141,11 +141,7 @@ impl Host for Joiner {
     }
 
     fn enter(&self, phase: JoinPhase) -> Done<()> {
-        self.with(|world| {
-            world.note(|| format!("{} enters {phase:?}", self.node));
-            world.nodes[self.node].agent.life.stage = Stage::Joining(phase);
-            world.tick_soon(self.node);
-        });
+        self.with(|world| world.enter(self.node, Stage::Joining(phase)));
         Ok(())
     }
 
@@ -250,6 +246,7 @@ impl Host for Joiner {
 
     async fn copy(&self, source: &Member) -> Done<Lsn> {
         let from = self.number(source)?;
+        self.with(|world| world.emptied(self.node));
         self.server(|server| server.rows.clear())?;
         let snapshot = self.export(from).await?;
         for _ in 0..PARTS {
@@ -357,6 +354,51 @@ impl Host for Joiner {
         self.busy(STATEMENT).await;
         let from = self.number(source)?;
         self.copying(from)
+    }
+
+    fn resync(&self) -> Done<()> {
+        self.with(|world| world.enter(self.node, Stage::Resyncing));
+        Ok(())
+    }
+
+    fn reopen(&self) -> Done<()> {
+        self.with(|world| {
+            world.count("reopened");
+            world.enter(self.node, Stage::Ready);
+        });
+        Ok(())
+    }
+
+    async fn shut(&self) -> Done<()> {
+        self.busy(STATEMENT).await;
+        self.server(|server| server.gate_open = false)
+    }
+
+    async fn fence(&self) -> Done<(u64, Lsn)> {
+        self.busy(STATEMENT).await;
+        self.server(|_| ())?;
+        let number = self.with(|world| world.beat(self.node));
+        Ok((number, Lsn(self.server(|server| server.end())?)))
+    }
+
+    async fn confirmed(&self, member: &Member) -> Done<Option<Lsn>> {
+        self.busy(STATEMENT).await;
+        let subscriber = self.number(member)?;
+        let anew = self.with(|world| {
+            let anew = world.slots_made_anew(self.node);
+            anew.contains(&world.slots[subscriber][self.node])
+        });
+        let confirmed = self.server(|server| {
+            let slot = server.slots.get(&subscriber);
+            slot.map(|slot| Lsn(slot.confirmed))
+        })?;
+        Ok(confirmed.filter(|_| !anew))
+    }
+
+    async fn export(&self) -> Done<()> {
+        self.busy(COPYING).await;
+        self.with(|world| world.count("exported"));
+        self.server(|_| ())
     }
 
     async fn linked(&self) {

@@ -3,17 +3,19 @@
 use super::agent::address;
 use super::postgres::{Slot, Subscription, Worker};
 use super::world::{Node, World};
+use pgaa_core::births::Birth;
 use pgaa_core::ids::{Lsn, pglogical_node_name};
 use pgaa_core::join::Forward;
 use pgaa_core::observed::{
     Fact, HeartbeatFacts, PostgresFacts, SlotFacts, SubscriptionFacts, TableFacts,
 };
 use pgaa_core::time::{Mono, Wall};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl World {
     /// What one look at a server finds.
-    pub fn look(&self, node: usize) -> Fact<PostgresFacts> {
+    pub fn look(&mut self, node: usize) -> Fact<PostgresFacts> {
+        let anew = self.slots_made_anew(node);
         let Node {
             server, id, epoch, ..
         } = &self.nodes[node];
@@ -42,7 +44,11 @@ impl World {
             slots: server
                 .slots
                 .iter()
-                .map(|(subscriber, s)| (self.slots[*subscriber][node].clone(), slot_facts(s)))
+                .map(|(subscriber, s)| {
+                    let name = self.slots[*subscriber][node].clone();
+                    let made_anew = anew.contains(&name);
+                    (name, slot_facts(s, made_anew))
+                })
                 .collect(),
             heartbeats: server.beats.iter().map(beat).collect(),
             tables: vec![TableFacts {
@@ -59,6 +65,16 @@ impl World {
             admitted: server.admitted.clone(),
             ..PostgresFacts::default()
         })
+    }
+
+    /// The slots that somebody has dropped and made anew, as the agent tells it.
+    pub fn slots_made_anew(&mut self, node: usize) -> BTreeSet<String> {
+        let slots = self.nodes[node].server.slots.iter();
+        let born = |born_ns| Birth { inode: 1, born_ns };
+        let seen = slots
+            .map(|(subscriber, slot)| (self.slots[*subscriber][node].clone(), born(slot.born)))
+            .collect();
+        self.nodes[node].agent.births.compare(born(0), &seen)
     }
 
     fn subscriptions(&self, node: usize) -> BTreeMap<String, SubscriptionFacts> {
@@ -82,7 +98,7 @@ impl World {
     }
 }
 
-fn slot_facts(slot: &Slot) -> SlotFacts {
+fn slot_facts(slot: &Slot, made_anew: bool) -> SlotFacts {
     SlotFacts {
         active: slot.sender.is_some(),
         sender: slot
@@ -91,6 +107,6 @@ fn slot_facts(slot: &Slot) -> SlotFacts {
         wal_status: "reserved".to_owned(),
         retained_bytes: 0,
         confirmed: Lsn(slot.confirmed),
-        made_anew: false,
+        made_anew,
     }
 }

@@ -7,9 +7,8 @@ use super::world::{Event, World};
 use pgaa_core::ids::Lsn;
 use pgaa_core::join::{
     CallError, Fenced, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, ServerFacts, Step, StepAnswer,
-    StepAsk,
+    StepAsk, relied_on,
 };
-use pgaa_core::state::NodeState;
 use pgaa_core::time::Wall;
 use rand::RngExt;
 
@@ -136,8 +135,14 @@ impl World {
                 Ok(StepAnswer::Position(Lsn(position)))
             }
             Step::FindSlot { subscription } => {
-                self.named((joiner, me), subscription);
-                let slot = self.nodes[me].server.slots.get(&joiner);
+                let mut readers =
+                    (0..self.nodes.len()).filter(|reader| self.names[*reader][me] == *subscription);
+                let Some(reader) = readers.next() else {
+                    return Err(CallError::Refused(format!("nobody reads {subscription}")));
+                };
+                let anew = self.slots_made_anew(me);
+                let slot = self.nodes[me].server.slots.get(&reader);
+                let slot = slot.filter(|_| !anew.contains(&self.slots[reader][me]));
                 Ok(slot.map_or(StepAnswer::Absent, |slot| {
                     StepAnswer::Position(Lsn(slot.confirmed))
                 }))
@@ -150,6 +155,10 @@ impl World {
                 Ok(StepAnswer::Done)
             }
             Step::Beat => Ok(StepAnswer::Heartbeat(self.beat(me))),
+            Step::Arrived => {
+                let number = self.nodes[me].server.beats.get(&joiner).copied();
+                Ok(StepAnswer::Heartbeat(number.unwrap_or(0)))
+            }
             Step::InsertPosition => Ok(StepAnswer::Position(Lsn(self.nodes[me].server.end()))),
             Step::OriginPositions { since, until } => {
                 let found = self.nodes[me].server.origin_positions(since.0, until.0);
@@ -179,8 +188,8 @@ impl World {
         let Some(record) = roster.and_then(|roster| roster.records.get(&id)) else {
             return Ok(());
         };
-        if record.state == NodeState::Ready {
-            return Err(CallError::Refused("its slots are in use".to_owned()));
+        if relied_on(record) {
+            return Err(CallError::Unreachable("its slots are in use".to_owned()));
         }
         self.drop_slot(me, joiner);
         Ok(())
@@ -208,7 +217,7 @@ impl World {
         };
         let roster = agent.roster.as_ref();
         let record = roster.and_then(|roster| roster.records.get(&id));
-        let ready = record.is_some_and(|record| record.state == NodeState::Ready);
+        let ready = record.is_some_and(relied_on);
         let kept = agent.lease.keeps(id, ready);
         let joiner = self.of(id).unwrap_or_default();
         if !self.nodes[me].server.up || (!kept && self.drop_slots(me, joiner).is_err()) {

@@ -85,7 +85,7 @@ impl World {
     /// A joiner has come to a point of the protocol.
     pub fn came_to(&mut self, node: usize, point: &'static str) {
         self.note(|| format!("{node} has come to {point}"));
-        if node != self.story.members {
+        if node != self.story.members && self.story.loser != Some(node) {
             return;
         }
         let times = self.reached.entry(point).or_default();
@@ -100,7 +100,8 @@ impl World {
 
     fn who(&self, who: Who) -> usize {
         match who {
-            Who::Joiner => self.story.members,
+            Who::Joiner if !self.story.joiners.is_empty() => self.story.members,
+            Who::Joiner | Who::Loser => self.story.loser.unwrap_or_default(),
             Who::Source => (0..self.story.members)
                 .min_by_key(|member| self.nodes[*member].id)
                 .unwrap_or(0),
@@ -123,7 +124,9 @@ impl World {
                 self.kill_postgres(self.who(who), lasts);
             }
             Fault::Cut(a, b) => self.cut_link(self.who(a), self.who(b), lasts),
+            Fault::Destroy if self.story.joiners.is_empty() => {}
             Fault::Destroy => self.destroy(self.story.members),
+            Fault::Lose { by, of, anew } => self.lose_slot(self.who(by), self.who(of), anew),
         }
     }
 
@@ -258,6 +261,10 @@ impl World {
         }
         // One that had all its edges may come again, and go on with its slots, without a lease.
         if self.nodes[node].agent.life.stage >= Stage::Joining(JoinPhase::Linking) {
+            return None;
+        }
+        // One that was synchronised anew has made slots for all that were known by then.
+        if self.story.loser == Some(member) {
             return None;
         }
         let slot = self.nodes[member].server.slots.contains_key(&node);

@@ -65,6 +65,51 @@ fn nothing_is_lost_when_a_node_joins() {
     }
 }
 
+#[test]
+fn nothing_is_lost_when_a_node_is_synchronised_anew() {
+    let name = "nothing_is_lost_when_a_node_is_synchronised_anew";
+    let tally = try_all(name, &[], 1_000, |seed, traced| {
+        play_story(Story::of_loss(seed), seed, traced, Play::unfold)
+    });
+    let expected = [
+        "slots lost",
+        "slots made anew",
+        "emptied",
+        "exported",
+        "reopened",
+    ];
+    for what in expected {
+        if std::env::var_os("SEED").is_none() {
+            let count = tally.get(what).copied().unwrap_or(0);
+            assert!(count > 0, "no run in which: {what}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_emptied_when_both_sides_have_lost() {
+    let name = "nobody_is_emptied_when_both_sides_have_lost";
+    try_all(name, &[], 100, |seed, traced| {
+        play_story(Story::of_both_sides(seed), seed, traced, Play::keep_both)
+    });
+}
+
+#[test]
+fn nobody_keeps_what_came_through_a_member_that_lacks_changes() {
+    let name = "nobody_keeps_what_came_through_a_member_that_lacks_changes";
+    try_all(name, &[], 500, |seed, traced| {
+        play_story(Story::of_spoiled(seed), seed, traced, Play::unfold)
+    });
+}
+
+#[test]
+fn a_joiner_may_be_away_for_longer_than_its_lease() {
+    let name = "a_joiner_may_be_away_for_longer_than_its_lease";
+    try_all(name, &[], 500, |seed, traced| {
+        play_story(Story::of_late(seed), seed, traced, Play::unfold)
+    });
+}
+
 type Attempt = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
 /// Everything of one run: the world, and the attempts that run in it.
@@ -74,7 +119,15 @@ struct Play {
 }
 
 fn play(seed: u64, traced: bool) -> Run {
-    let story = Story::of(seed);
+    play_story(Story::of(seed), seed, traced, Play::unfold)
+}
+
+fn play_story(
+    story: Story,
+    seed: u64,
+    traced: bool,
+    unfold: impl FnOnce(&mut Play) -> Result<(), String>,
+) -> Run {
     let mut world = World::new(story, seed, traced);
     let story = world.story.clone();
     world.note(|| format!("{story:#?}"));
@@ -83,7 +136,7 @@ fn play(seed: u64, traced: bool) -> Run {
         world: Arc::new(Mutex::new(world)),
         attempts: BTreeMap::new(),
     };
-    let verdict = play.unfold();
+    let verdict = unfold(&mut play);
     play.attempts.clear();
     let mut world = play.world();
     let trace = world.trace.take().unwrap_or_default();
@@ -119,6 +172,32 @@ impl Play {
         world.edges_are_sound();
         let sound = world.wrong.take().map_or(Ok(()), Err);
         sound.and_then(|()| world.compare())
+    }
+
+    /// Two nodes lack changes of one another: both serve on, with all that was written there.
+    fn keep_both(&mut self) -> Result<(), String> {
+        self.until(CALM_AT, "lost", |world| {
+            (world.lost.len() < 2).then(|| "nobody has lost anything yet".to_owned())
+        })?;
+        let begun = self.world().now;
+        self.until(SETTLED_WITHIN, "waited for", |world| {
+            (world.now < begun + SETTLED_WITHIN / 2).then(String::new)
+        })?;
+        let mut world = self.world();
+        let emptied = world.tally.get("emptied").copied().unwrap_or(0);
+        let kept = world.nodes.iter().all(|node| {
+            let mut ledger = node.ledger.iter();
+            ledger.all(|(key, value)| {
+                let row = node.server.rows.get(key);
+                row.is_some_and(|row| row.value == *value)
+            })
+        });
+        if emptied > 0 || !kept {
+            return Err(format!(
+                "{emptied} emptied; every row is where it was written: {kept}"
+            ));
+        }
+        world.wrong.take().map_or(Ok(()), Err)
     }
 
     /// Plays on until nothing is missing any more.

@@ -55,6 +55,8 @@ pub struct Slot {
     pub confirmed: u64,
     /// The connection that has it. It may be dead without anybody having noticed.
     pub sender: Option<u64>,
+    /// Tells it from others of the same name.
+    pub born: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub struct Server {
     /// The truth: the number of the last change of each writer that arrived here.
     pub arrived: BTreeMap<usize, u64>,
     end: u64,
+    slots_made: u64,
 }
 
 /// A snapshot, as a slot exports it.
@@ -122,6 +125,7 @@ impl Server {
             admitted: BTreeSet::new(),
             arrived: BTreeMap::new(),
             end: begin,
+            slots_made: 0,
         }
     }
 
@@ -177,12 +181,12 @@ impl Server {
     }
 
     /// Applies a provider's commit, with last_update_wins. Fails when the truth says that one
-    /// was skipped or comes again.
-    pub fn apply(&mut self, provider: usize, record: &Record) -> Result<(), String> {
+    /// was skipped, unless there is a gap before it, or comes again.
+    pub fn apply(&mut self, provider: usize, record: &Record, gap: bool) -> Result<(), String> {
         let had = self.arrived.get(&record.writer).copied().unwrap_or(0);
         // Heartbeats are written before anybody reads here; they have no number of their own.
         let beat = matches!(record.change, Change::Beat(_));
-        if !beat && record.number != had + 1 {
+        if !beat && record.number != had + 1 && !gap {
             return Err(format!(
                 "the stream from {provider} brought change {} of {} after change {had}",
                 record.number, record.writer
@@ -230,9 +234,11 @@ impl Server {
 
     /// A new slot starts here and now.
     pub fn create_slot(&mut self, subscriber: usize) -> u64 {
+        self.slots_made += 1;
         let slot = Slot {
             confirmed: self.end,
             sender: None,
+            born: self.slots_made,
         };
         self.slots.insert(subscriber, slot);
         self.end

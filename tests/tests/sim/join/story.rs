@@ -8,6 +8,18 @@ use rand::{RngExt, SeedableRng};
 /// Faults begin before this time, ms.
 pub const FAULTS_BEFORE: u64 = 20_000;
 
+/// The points of a member's way to be synchronised anew, up to the hand-over.
+const ANEW_POINTS: [&str; 8] = [
+    "leased",
+    "resyncing",
+    "drained",
+    "exported",
+    "copying",
+    "rows_copied",
+    "caught_up",
+    "handed_over",
+];
+
 /// Whom something befalls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -15,6 +27,8 @@ pub enum Who {
     Source,
     /// Any member, by a number.
     Member(usize),
+    /// The member that loses what it needs next.
+    Loser,
 }
 
 /// What befalls it.
@@ -30,6 +44,8 @@ pub enum Fault {
     Cut(Who, Who),
     /// The joiner is destroyed for ever.
     Destroy,
+    /// Somebody drops the slot of one on the other, and perhaps makes it anew.
+    Lose { by: Who, of: Who, anew: bool },
 }
 
 /// When.
@@ -46,6 +62,8 @@ pub struct Story {
     /// When each joiner comes, ms.
     pub joiners: Vec<u64>,
     pub faults: Vec<(When, Fault, u64)>,
+    /// The member that loses what it needs next, if one does.
+    pub loser: Option<usize>,
     /// One call in so many is lost, late, or comes twice; 0 for none.
     pub bad_calls: u32,
     /// One carrying of changes in so many stalls for a while; 0 for none.
@@ -64,10 +82,114 @@ impl Story {
             members: *[1, 2, 2, 3, 3, 4].choose(rng).unwrap(),
             joiners: (0..joiners).map(|_| rng.random_range(0..3_000)).collect(),
             faults: (0..count).map(|_| fault(rng)).collect(),
+            loser: None,
             bad_calls: *[0, 0, 60, 15].choose(rng).unwrap(),
             stalls: *[0, 200, 40].choose(rng).unwrap(),
             write_every: *[20, 60, 200].choose(rng).unwrap(),
         }
+    }
+}
+
+impl Story {
+    /// The same, and a member loses its slot on another. What else befalls it befalls it while it
+    /// is synchronised anew.
+    pub fn of_loss(seed: u64) -> Story {
+        let mut story = Story::of(seed);
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x5EED_0F10_55ED);
+        let rng = &mut rng;
+        story.members = story.members.max(2);
+        story.joiners.truncate(rng.random_range(0..=1));
+        let loser = rng.random_range(0..story.members);
+        let by = (loser + rng.random_range(1..story.members)) % story.members;
+        story.loser = Some(loser);
+        for (when, what, _) in &mut story.faults {
+            if rng.random_bool(0.5) {
+                *when = When::Reached(ANEW_POINTS.choose(rng).unwrap(), 1);
+                *what = anew_fault(rng);
+            }
+        }
+        let lost = Fault::Lose {
+            by: Who::Member(by),
+            of: Who::Loser,
+            anew: rng.random_bool(0.4),
+        };
+        let at = rng.random_range(1_500..FAULTS_BEFORE);
+        story.faults.push((When::At(at), lost, 0));
+        story
+    }
+
+    /// While a node joins through its source, the source loses its slot on another member: what
+    /// comes through it has a gap, or comes no more.
+    pub fn of_spoiled(seed: u64) -> Story {
+        let mut story = Story::of(seed);
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x5901_1ED5_901E);
+        let rng = &mut rng;
+        story.members = story.members.max(2);
+        story.joiners.truncate(1);
+        let point = *["rows_copied", "caught_up", "prepared"]
+            .choose(rng)
+            .unwrap();
+        let lost = Fault::Lose {
+            by: Who::Member(rng.random_range(0..8)),
+            of: Who::Source,
+            anew: rng.random_bool(0.8),
+        };
+        story.faults = vec![(When::Reached(point, 1), lost, 0)];
+        story
+    }
+
+    /// The joiner is cut off, or down, for longer than its lease lasts, when every edge of it is
+    /// made, or is about to be.
+    pub fn of_late(seed: u64) -> Story {
+        let mut story = Story::of(seed);
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x1A7E_1A7E_1A7E);
+        let rng = &mut rng;
+        story.members = story.members.min(3);
+        story.joiners.truncate(1);
+        let last = u32::try_from(story.members).unwrap_or(1);
+        let when = match rng.random_range(0..4) {
+            0 => When::Reached("handed_over", 1),
+            1 => When::Reached("linking", 1),
+            2 => When::Reached("committed", rng.random_range(1..=last)),
+            _ => When::Reached("committed", last),
+        };
+        let what = match rng.random_range(0..4) {
+            0 => Fault::Agent(Who::Joiner),
+            1 => Fault::Machine(Who::Joiner),
+            _ => Fault::Cut(Who::Joiner, Who::Member(rng.random_range(0..8))),
+        };
+        story.faults = vec![(when, what, rng.random_range(17_000..40_000))];
+        story
+    }
+
+    /// Two members lose one another's slots, and nothing else happens.
+    pub fn of_both_sides(seed: u64) -> Story {
+        let mut story = Story::of_loss(seed);
+        story.joiners.clear();
+        story
+            .faults
+            .retain(|(_, what, _)| matches!(what, Fault::Lose { .. }));
+        if let Some((when, Fault::Lose { by, of, anew }, _)) = story.faults.first().copied() {
+            let back = Fault::Lose {
+                by: of,
+                of: by,
+                anew: !anew,
+            };
+            story.faults.push((when, back, 0));
+        }
+        story
+    }
+}
+
+fn anew_fault(rng: &mut SmallRng) -> Fault {
+    let whom = *[Who::Loser, Who::Loser, Who::Member(0), Who::Member(1)]
+        .choose(rng)
+        .unwrap();
+    match rng.random_range(0..4) {
+        0 => Fault::Agent(whom),
+        1 => Fault::Postgres(whom),
+        2 => Fault::Machine(whom),
+        _ => Fault::Cut(Who::Loser, Who::Member(rng.random_range(0..8))),
     }
 }
 

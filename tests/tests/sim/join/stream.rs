@@ -3,6 +3,8 @@
 use super::postgres::{Change, Record, Subscription, Worker};
 use super::world::{Event, World};
 use pgaa_core::join::Forward;
+use pgaa_core::life::Stage;
+use pgaa_core::record::JoinPhase;
 use rand::RngExt;
 
 /// How long a worker that failed waits, unless it is kicked, ms.
@@ -212,13 +214,35 @@ impl World {
     }
 
     fn apply(&mut self, subscriber: usize, provider: usize, record: &Record) {
+        let gap = self.tolerates(subscriber, provider, record);
         let server = &mut self.nodes[subscriber].server;
-        if let Err(text) = server.apply(provider, record) {
+        if let Err(text) = server.apply(provider, record, gap) {
             self.accuse(format!("on {subscriber}: {text}"));
         }
         if !matches!(record.change, Change::Beat(_)) {
             self.count("changes applied");
         }
+    }
+
+    /// May changes be missing before this one? On a ready node that lacks what its provider has
+    /// lost, and on a joiner that starts over: what an attempt has left follows whom it can.
+    fn tolerates(&mut self, subscriber: usize, provider: usize, record: &Record) -> bool {
+        let reader = &self.nodes[subscriber];
+        let next = reader
+            .server
+            .arrived
+            .get(&record.writer)
+            .map_or(1, |had| had + 1);
+        let beat = matches!(record.change, Change::Beat(_));
+        let filling = matches!(
+            reader.agent.life.stage,
+            Stage::Joining(JoinPhase::Leasing | JoinPhase::Copying | JoinPhase::CatchingUp)
+        );
+        if filling && !beat && record.number != next {
+            self.tainted.insert(subscriber);
+            return true;
+        }
+        self.lost.contains(&(subscriber, provider)) && record.number > next
     }
 
     /// A reader tells its provider how far it is, now and then.
@@ -233,11 +257,39 @@ impl World {
         }
     }
 
-    /// Drops a slot, and whoever reads it loses its connection.
+    /// An agent drops a slot that nobody relies on, and whoever reads it loses its connection.
     pub fn drop_slot(&mut self, provider: usize, subscriber: usize) {
+        self.remove_slot(provider, subscriber);
+        let name = self.slots[subscriber][provider].clone();
+        self.nodes[provider].agent.births.forget(&name);
+        self.edges_are_sound();
+    }
+
+    fn remove_slot(&mut self, provider: usize, subscriber: usize) {
         self.cast_off(provider, subscriber);
         self.nodes[provider].server.slots.remove(&subscriber);
-        self.edges_are_sound();
+    }
+
+    /// Somebody drops the slot by which one ready node reads another, and perhaps makes it anew:
+    /// then what comes next arrives, and nothing shows that something is missing.
+    pub fn lose_slot(&mut self, provider: usize, subscriber: usize, anew: bool) {
+        let ready = |node: usize| self.nodes[node].agent.life.stage == Stage::Ready;
+        let both = ready(provider) && ready(subscriber) && self.nodes[provider].server.up;
+        let there = self.nodes[provider].server.slots.contains_key(&subscriber);
+        if provider == subscriber || !both || !there {
+            return;
+        }
+        self.note(|| format!("{provider} loses the slot of {subscriber}; anew: {anew}"));
+        self.count(if anew {
+            "slots made anew"
+        } else {
+            "slots lost"
+        });
+        self.lost.insert((subscriber, provider));
+        self.remove_slot(provider, subscriber);
+        if anew {
+            self.nodes[provider].server.create_slot(subscriber);
+        }
     }
 
     /// Drops a subscription; pglogical drops its slot as well, if the provider answers.

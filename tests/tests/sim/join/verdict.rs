@@ -3,6 +3,7 @@
 use super::postgres::{Change, Worker};
 use super::world::{Event, World};
 use pgaa_core::life::Stage;
+use pgaa_core::record::JoinPhase;
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +63,7 @@ impl World {
             let slot = self.nodes[provider].server.slots.contains_key(&subscriber);
             let subscription = &self.nodes[subscriber].server.subscriptions;
             let reads = subscription.contains_key(&provider);
+            let slot = slot || self.lost.contains(&(subscriber, provider));
             if !slot || !reads {
                 self.accuse(format!(
                     "{subscriber} and {provider} are ready, and from {provider} there is: slot \
@@ -71,8 +73,44 @@ impl World {
         }
     }
 
+    /// A node is about to lose its rows: what was written there must be everywhere by now, and
+    /// what it lacks does not matter any more.
+    pub fn emptied(&mut self, node: usize) {
+        let written = self.nodes[node].written;
+        for subscriber in 0..self.nodes.len() {
+            let there = &self.nodes[subscriber];
+            if there.agent.life.stage != Stage::Ready || there.destroyed {
+                continue;
+            }
+            let arrived = self.nodes[subscriber].server.arrived.get(&node).copied();
+            if arrived.unwrap_or(0) < written {
+                self.accuse(format!(
+                    "{node} is emptied, and {subscriber} has {arrived:?} of its {written} changes"
+                ));
+            }
+        }
+        self.lost.retain(|(subscriber, _)| *subscriber != node);
+        self.tainted.remove(&node);
+        if written > 0 {
+            self.count("emptied");
+        }
+    }
+
+    /// A node is in another stage of its life.
+    pub fn enter(&mut self, node: usize, stage: Stage) {
+        self.note(|| format!("{node} enters {stage:?}"));
+        if stage == Stage::Joining(JoinPhase::Linking) && self.tainted.contains(&node) {
+            self.accuse(format!("{node} goes on with what has a gap"));
+        }
+        self.nodes[node].agent.life.stage = stage;
+        self.tick_soon(node);
+    }
+
     /// What is still missing for the mesh to be whole, while applications write.
     pub fn unready(&self) -> Option<String> {
+        if let Some((subscriber, provider)) = self.lost.first() {
+            return Some(format!("{subscriber} lacks changes of {provider}"));
+        }
         for (node, there) in self.nodes.iter().enumerate() {
             let stage = there.agent.life.stage;
             if !there.destroyed && (stage != Stage::Ready || !there.server.gate_open) {

@@ -105,6 +105,10 @@ pub struct World {
     pub writes: bool,
     /// Do faults still happen, and calls get lost?
     pub rough: bool,
+    /// What ready nodes lack for ever, unless they are synchronised anew: subscriber, provider.
+    pub lost: BTreeSet<(usize, usize)>,
+    /// Joiners that took changes with something missing before them.
+    pub tainted: BTreeSet<usize>,
     /// Which faults have struck.
     pub struck: BTreeSet<usize>,
     /// How often the first joiner has come to each point.
@@ -169,6 +173,8 @@ impl World {
             slots,
             writes: true,
             rough: true,
+            lost: BTreeSet::new(),
+            tainted: BTreeSet::new(),
             struck: BTreeSet::new(),
             reached: BTreeMap::new(),
             trace: traced.then(Vec::new),

@@ -222,6 +222,7 @@ impl Agent {
         let observed = Observed {
             postgres,
             peers: self.reach(turn.now),
+            exports: Vec::new(),
             wal_disk: turn.shared.servers.disk(turn.machine),
         };
         if self.stage != Some(self.disk.life.stage) {

@@ -153,6 +153,8 @@ fn one(
             return Deed::Changed;
         }
         Action::StartJoin => return join(agent, turn),
+        // It has tests of its own, and needs what a join needs.
+        Action::StartResync => {}
         Action::CommitJoin => {
             agent.disk.life.stage = Stage::Joining(JoinPhase::Checking);
             agent.persist(turn);

@@ -106,6 +106,7 @@ impl World {
             observed: Observed {
                 postgres: Fact::Known(postgres),
                 peers: [2, 3].map(|n| (node(n), Reach::Up)).into_iter().collect(),
+                exports: Vec::new(),
                 wal_disk: Fact::Known(DiskFacts {
                     total_bytes: 100_000_000_000,
                     free_bytes: 60_000_000_000,

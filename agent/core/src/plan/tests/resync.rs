@@ -1,8 +1,14 @@
 //! Edges that have lost what they need next, and what this node does about it.
 
 use super::fixture::{World, epoch, node, pglogical_name};
+use crate::action::Action;
+use crate::check::{Flaw, check};
 use crate::ids::subscription_name;
+use crate::life::Stage;
+use crate::observed::Reach;
+use crate::plan::Plan;
 use crate::record::EdgeState;
+use crate::state::NodeState;
 
 impl World {
     /// The name of this node's slot for `subscriber`.
@@ -17,6 +23,21 @@ impl World {
         let mut world = World::converged();
         world.record_mut(2).slots_for.remove(&node(1));
         world
+    }
+
+    /// What `n` says of its edge from `from`.
+    fn says(&mut self, n: u128, from: u128, state: EdgeState) {
+        let record = self.record_mut(n);
+        record.edges.get_mut(&node(from)).unwrap().state = state;
+    }
+
+    /// The plan does nothing, and the finding says this.
+    fn waits(&self, for_what: &str) {
+        let plan = self.plan();
+        assert_eq!(plan.actions, []);
+        let found = &plan.findings[0];
+        assert_eq!(found.code, "needs_resync");
+        assert!(found.text.contains(for_what), "{}", found.text);
     }
 }
 
@@ -35,4 +56,89 @@ fn an_edge_whose_slot_is_gone_is_not_called_replicating() {
     let world = World::lost();
     let report = world.with_inputs(crate::plan::edge_reports)[&node(2)].clone();
     assert_eq!(report.state, EdgeState::NeedsResync, "heartbeats arrive");
+}
+
+#[test]
+fn a_node_that_lacks_changes_is_synchronised_anew_when_others_have_all_of_its_own() {
+    let world = World::lost();
+    let does = "do start to be synchronised anew\nwait for the slot for this node on n2\nCritical \
+                needs_resync\n";
+    assert_eq!(world.text(), does);
+}
+
+#[test]
+fn it_waits_for_every_member_to_be_there_and_to_have_its_changes() {
+    let mut world = World::lost();
+    world.observed.peers.insert(node(3), Reach::Down);
+    world.waits("as soon as n3 answers");
+    let mut world = World::lost();
+    world.record_mut(3).state = NodeState::Booting;
+    world.waits("as soon as n3 is ready: it is booting");
+    let mut world = World::lost();
+    world.says(3, 1, EdgeState::Down);
+    world.waits("as soon as changes of this node arrive on n3");
+    let mut world = World::lost();
+    world.record_mut(3).edges.clear();
+    world.waits("as soon as changes of this node arrive on n3");
+    let mut world = World::lost();
+    world.says(3, 1, EdgeState::NeedsResync);
+    world.waits("as soon as n3, which lacks changes of this node, was synchronised anew");
+    let mut world = World::lost();
+    world.says(3, 2, EdgeState::NeedsResync);
+    world.says(2, 3, EdgeState::NeedsResync);
+    world.waits("as soon as a member has all changes of the others");
+}
+
+#[test]
+fn lost_on_both_sides_nobody_is_emptied() {
+    let mut world = World::lost();
+    world.says(2, 1, EdgeState::NeedsResync);
+    world.waits("neither is emptied");
+    // The slot is gone here, and node 2 has not said so yet.
+    let mut world = World::lost();
+    world.postgres_mut().slots.remove(&World::slot_name(2));
+    world.waits("neither is emptied");
+    let mut world = World::lost();
+    let slots = &mut world.postgres_mut().slots;
+    slots.get_mut(&World::slot_name(2)).unwrap().wal_status = "lost".to_owned();
+    world.waits("neither is emptied");
+}
+
+#[test]
+fn a_plan_that_empties_a_node_needs_evidence() {
+    let plan = Plan {
+        actions: vec![Action::StartResync],
+        ..Plan::default()
+    };
+    let judged = |world: &World| world.with_inputs(|inputs| check(&plan, inputs));
+    assert_eq!(judged(&World::converged()), Err(Flaw::ResyncUnproven));
+    assert_eq!(judged(&World::lost()), Ok(()));
+    let mut away = World::lost();
+    away.observed.peers.insert(node(3), Reach::Down);
+    assert_eq!(judged(&away), Err(Flaw::ResyncUnproven));
+}
+
+#[test]
+fn its_gate_is_shut_and_others_follow_it_until_it_is_emptied() {
+    let mut world = World::lost();
+    world.life.stage = Stage::Resyncing;
+    let text = world.text();
+    assert!(text.contains("do shut the gate\n"), "{text}");
+    assert!(text.contains("do start joining\n"), "{text}");
+    let (state, _, _) = world.with_inputs(crate::plan::state_of);
+    assert_eq!(state, NodeState::Resyncing);
+    let mut other = World::converged();
+    other.record_mut(2).state = NodeState::Resyncing;
+    assert_eq!(other.text(), "", "its edge stays as it is");
+    other.subscription_mut(2).enabled = false;
+    assert!(other.text().contains("do enable the subscription"));
+}
+
+#[test]
+fn what_was_exported_is_named_until_it_is_removed() {
+    let mut world = World::converged();
+    world.observed.exports = vec!["/somewhere/1.dump".to_owned()];
+    assert_eq!(world.text(), "Ok exported\n");
+    let text = &world.plan().findings[0].text;
+    assert!(text.contains("/somewhere/1.dump"), "{text}");
 }
