@@ -27,3 +27,4 @@ pub mod state;
 pub mod status;
 pub mod tables;
 pub mod time;
+pub mod verify;

@@ -99,6 +99,17 @@ pub enum Command {
         #[arg(long, value_parser = read_duration, default_value = "60s", value_name = "TIME")]
         timeout: Duration,
     },
+    /// Compare tables on all nodes, row by row, while they serve writes
+    Verify {
+        /// schema.table, or the table alone where it is the only one of that name; all when none
+        /// is named
+        tables: Vec<String>,
+        /// Without rests between ranges: faster, and the applications notice
+        #[arg(long)]
+        eager: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// Check and show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -11,6 +11,7 @@ mod reading;
 pub mod render;
 mod session;
 mod terminal;
+mod verify;
 mod wait;
 
 pub use exit::Exit;
@@ -86,6 +87,11 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             output,
         } => drive(reading::events(g, since, follow, output.output)),
         Command::Wait { goal, timeout } => drive(wait::wait(g, goal, timeout)),
+        Command::Verify {
+            tables,
+            eager,
+            output,
+        } => drive(verify::verify(g, tables, eager, output.output)),
         Command::Config(command) => local::config(g, command),
         Command::Token(command) => drive(acting::token(g, command)),
         Command::Sequences(command) => drive(acting::sequences(g, command)),

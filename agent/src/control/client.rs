@@ -254,6 +254,22 @@ impl Client {
         Ok(ActOutcome { done, text, json })
     }
 
+    /// Compares tables on all nodes: progress, and one report at the end.
+    pub async fn verify(
+        &mut self,
+        tables: Vec<String>,
+        eager: bool,
+    ) -> Result<Documents, ClientError> {
+        let asked = self.inner.verify(wire::VerifyRequest { tables, eager });
+        match timeout(self.patience, asked).await {
+            Ok(Ok(answer)) => Ok(Documents {
+                inner: answer.into_inner(),
+            }),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.timed_out(self.patience)),
+        }
+    }
+
     /// The next document of a stream; `None` at its end.
     pub async fn next(&self, documents: &mut Documents) -> Result<Option<String>, ClientError> {
         let next = documents

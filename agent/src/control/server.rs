@@ -9,6 +9,7 @@ use log::{debug, warn};
 use nix::unistd::Uid;
 use pgaa_core::status::StatusReport;
 use pgaa_core::time::Wall;
+use pgaa_core::verify::News;
 use pgaa_proto::v1 as wire;
 use pgaa_proto::v1::control_server::{Control, ControlServer};
 use serde::Serialize;
@@ -19,7 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::Stream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -172,12 +173,7 @@ impl Control for Service {
         &self,
         request: Request<wire::ActRequest>,
     ) -> Result<Response<wire::ActReply>, Status> {
-        if self.access == Access::Read {
-            return Err(Status::permission_denied(format!(
-                "read.sock only tells, and is for the group {READERS_GROUP}; ask agent.sock as \
-                 root or as the agent's user (sudo -u postgres pgaa-agent ...)"
-            )));
-        }
+        self.may_act()?;
         let act = read_act(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let act: Act = act.ok_or_else(|| {
@@ -194,6 +190,44 @@ impl Control for Service {
         };
         Ok(Response::new(wire::ActReply { done, text, json }))
     }
+
+    type VerifyStream = Feed<wire::Document, NewsState>;
+
+    async fn verify(
+        &self,
+        request: Request<wire::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        // It changes nothing, and costs the servers time.
+        self.may_act()?;
+        let wire::VerifyRequest { tables, eager } = request.into_inner();
+        let news = self.host.verify(tables, eager);
+        Ok(Response::new(Feed::new(
+            (news, self.shutdown.clone()),
+            |state| Box::pin(next_news(state)),
+        )))
+    }
+}
+
+impl Service {
+    fn may_act(&self) -> Result<(), Status> {
+        match self.access {
+            Access::Full => Ok(()),
+            Access::Read => Err(Status::permission_denied(format!(
+                "read.sock only tells, and is for the group {READERS_GROUP}; ask agent.sock as \
+                 root or as the agent's user (sudo -u postgres pgaa-agent ...)"
+            ))),
+        }
+    }
+}
+
+type NewsState = (mpsc::Receiver<News>, watch::Receiver<bool>);
+
+async fn next_news((mut news, mut down): NewsState) -> Step<wire::Document, NewsState> {
+    let told = tokio::select! {
+        told = news.recv() => told?,
+        _ = down.wait_for(|down| *down) => return None,
+    };
+    Some((document(&told), (news, down)))
 }
 
 type ReportState = (watch::Receiver<Arc<StatusReport>>, watch::Receiver<bool>);

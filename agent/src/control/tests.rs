@@ -31,6 +31,19 @@ impl ControlHost for Host {
         self.asked.lock().unwrap().push(act);
         ActOutcome::done("noted").with_json(serde_json::json!({"noted": true}))
     }
+
+    fn verify(&self, tables: Vec<String>, eager: bool) -> mpsc::Receiver<News> {
+        let (news, reader) = mpsc::channel(2);
+        let progress = News::Progress {
+            table: tables.join(" "),
+            number: usize::from(eager),
+            tables: tables.len(),
+            rows: 5,
+            suspects: 0,
+        };
+        news.try_send(progress).unwrap();
+        reader
+    }
 }
 
 struct Agent {
@@ -245,4 +258,27 @@ async fn an_agent_that_hangs_is_a_time_out() {
     let mut client = connect(path).await.with_patience(Duration::from_millis(20));
     let error = client.status().await.unwrap_err();
     assert!(matches!(error, ClientError::TimedOut { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_comparison_is_told_as_it_goes_and_only_to_those_who_may_act() {
+    let agent = agent().await;
+    let full = Sockets::One(agent.paths.agent_socket());
+    let mut client = Client::connect(&full).await.unwrap();
+    let tables = vec!["a".to_owned(), "b".to_owned()];
+    let mut news = client.verify(tables.clone(), true).await.unwrap();
+    let told = client.next(&mut news).await.unwrap().unwrap();
+    let expected = News::Progress {
+        table: "a b".to_owned(),
+        number: 1,
+        tables: 2,
+        rows: 5,
+        suspects: 0,
+    };
+    assert_eq!(serde_json::from_str::<News>(&told).unwrap(), expected);
+    assert_eq!(client.next(&mut news).await.unwrap(), None, "the end");
+    let read = Sockets::One(agent.paths.read_socket());
+    let mut reader = Client::connect(&read).await.unwrap();
+    let refused = reader.verify(tables, false).await;
+    assert!(matches!(refused, Err(ClientError::Permission { .. })));
 }

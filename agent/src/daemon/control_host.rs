@@ -11,10 +11,11 @@ use pgaa_core::founding::Released;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::Stage;
 use pgaa_core::status::StatusReport;
+use pgaa_core::verify::News;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 /// How long a join token lives when the operator names no time: long enough to boot machines,
@@ -39,6 +40,10 @@ impl ControlHost for Acts {
             Ok(outcome) => outcome,
             Err(error) => ActOutcome::refused(format!("{error:#}")),
         }
+    }
+
+    fn verify(&self, tables: Vec<String>, eager: bool) -> mpsc::Receiver<News> {
+        super::verify::start(&self.0, tables, eager)
     }
 }
 

@@ -3,7 +3,8 @@
 use super::node::Node;
 use crate::events::Severity;
 use crate::peer::{
-    AuthorityAnswer, CatalogAnswer, CatalogTable, ForgetAnswer, ForgetProposal, MeshHost, Refusal,
+    AuthorityAnswer, CatalogAnswer, CatalogTable, CompareAnswer, CompareAsk, ForgetAnswer,
+    ForgetProposal, MeshHost, Refusal,
 };
 use crate::trust::{TokenEntry, TokenId};
 use pgaa_core::ids::NodeId;
@@ -136,6 +137,11 @@ impl MeshHost for Answers {
 
     async fn join_step(&self, from: NodeId, ask: StepAsk) -> Result<StepAnswer, Refusal> {
         super::lease::step(&self.0, from, ask).await
+    }
+
+    async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal> {
+        let answer = super::verify::answer(&self.0, table, ask).await;
+        answer.map_err(|error| Refusal::new("compare", &format!("{error:#}")))
     }
 
     async fn ping(&self, _from: NodeId, _generation: u64) -> u64 {

@@ -19,6 +19,7 @@ mod reconciler;
 mod rhythm;
 mod store;
 mod surroundings;
+mod verify;
 
 use crate::clock::Clocks;
 use crate::config::Settings;

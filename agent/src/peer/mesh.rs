@@ -179,6 +179,18 @@ impl wire::mesh_server::Mesh for Mesh {
         Ok(Response::new(convert::step_answer_out(&answer)))
     }
 
+    async fn compare_rows(
+        &self,
+        request: Request<wire::CompareRequest>,
+    ) -> Reply<wire::CompareReply> {
+        self.caller(&request)?;
+        let asked = convert::compare_ask(request.into_inner());
+        let (table, ask) = asked.map_err(|bad| malformed(&bad))?;
+        let answer = self.host.compare(&table, ask).await;
+        let answer = answer.map_err(|refusal| refused(&refusal))?;
+        Ok(Response::new(convert::compare_answer_out(&answer)))
+    }
+
     async fn ping(&self, request: Request<wire::PingRequest>) -> Reply<wire::PingReply> {
         let from = self.caller(&request)?;
         let generation = self.host.ping(from, request.into_inner().generation).await;

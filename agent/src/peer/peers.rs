@@ -7,7 +7,10 @@ use super::MESSAGE_BYTES_MAX;
 use super::connect::{ConnectError, connect};
 use super::convert::{self, BadMessage};
 use super::mesh::refusal_of;
-use super::types::{AuthorityAnswer, CatalogAnswer, ForgetAnswer, ForgetProposal, Refusal};
+use super::types::{
+    AuthorityAnswer, CatalogAnswer, CompareAnswer, CompareAsk, ForgetAnswer, ForgetProposal,
+    Refusal,
+};
 use crate::trust::names::DER_BYTES_MAX;
 use crate::trust::verify::{Unproven, unix_time};
 use crate::trust::{Credentials, PeerName, TokenEntry, TokenId};
@@ -36,6 +39,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const LEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a step of a join: making a slot waits for transactions that are open.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a look at rows: a range that is not in memory is read from disk.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(65);
 /// An idle connection is asked so often whether it still lives, and given up after so long: what
 /// cut it (a pulled cable, a frozen machine) says nothing by itself.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -311,6 +316,20 @@ impl Peers {
         let call = async |mut stub: Stub| stub.join_step(request).await;
         Ok(convert::step_answer(
             self.call((node, address), STEP_TIMEOUT, call).await?,
+        )?)
+    }
+
+    /// See [`super::MeshHost::compare`].
+    pub async fn compare(
+        &self,
+        node: NodeId,
+        address: SocketAddr,
+        (table, ask): (&str, CompareAsk),
+    ) -> Result<CompareAnswer, PeerError> {
+        let request = convert::compare_ask_out(table, &ask);
+        let call = async |mut stub: Stub| stub.compare_rows(request).await;
+        Ok(convert::compare_answer(
+            self.call((node, address), COMPARE_TIMEOUT, call).await?,
         )?)
     }
 

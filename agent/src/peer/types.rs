@@ -7,6 +7,7 @@ use pgaa_core::founding::{Hello, Request, Response};
 use pgaa_core::ids::{LineageId, Name, NodeId};
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::{Roster, Tombstone};
+use pgaa_core::verify::{Digest, Key, Range, RowHash};
 use std::collections::BTreeMap;
 use std::fmt;
 use zeroize::Zeroizing;
@@ -153,6 +154,38 @@ pub struct AuthorityAnswer {
     pub ca_der: Vec<u8>,
 }
 
+/// What a member asks another to compare a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompareAsk {
+    /// Hash a range.
+    Digest(Range),
+    /// The key of a row in a range, by its number from 1.
+    Bound(Range, u64),
+    /// The rows of a small range.
+    Rows(Range),
+    /// The rows with these keys.
+    Look(Vec<Key>),
+    /// Write a heartbeat.
+    Beat,
+    /// Tell the heartbeats that have arrived.
+    Heartbeats,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompareAnswer {
+    /// A number that is equal where columns and key are, and the hashes.
+    Digest(i64, Digest),
+    /// The key, where the range has so many rows.
+    Bound(Option<Key>),
+    /// Rows by key.
+    Rows(BTreeMap<Key, RowHash>),
+    /// The number of the heartbeat.
+    Beat(u64),
+    /// The newest number of each node.
+    Heartbeats(BTreeMap<NodeId, u64>),
+}
+
 /// Answers members. Who calls was proven by the connection, and `admits` was asked first.
 #[tonic::async_trait]
 pub trait MeshHost: Send + Sync + 'static {
@@ -192,6 +225,9 @@ pub trait MeshHost: Send + Sync + 'static {
 
     /// One step of a join.
     async fn join_step(&self, from: NodeId, ask: StepAsk) -> Result<StepAnswer, Refusal>;
+
+    /// Hashes rows of a table, or does this node's part of a fence.
+    async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal>;
 
     /// `from` is alive and started its agent so often; answers with the same of this node.
     async fn ping(&self, from: NodeId, generation: u64) -> u64;

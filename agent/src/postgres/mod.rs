@@ -7,7 +7,8 @@
 pub mod audit;
 mod births;
 pub mod block;
-pub mod conf;
+pub mod compare;
+mod conf;
 pub mod conninfo;
 pub mod gate;
 pub mod hba;
@@ -28,6 +29,7 @@ mod session;
 mod source;
 mod tables;
 
+pub use compare::Shape;
 pub use gate::{admit, set_gate};
 pub use hba::Gate;
 pub use heartbeat::Flush;

@@ -194,12 +194,18 @@ pub(super) enum Purpose {
     Long,
     /// Copying whole tables: as long as it takes.
     Copy,
+    /// Hashing a range of rows: values look the same on all nodes.
+    Compare,
     /// The heartbeat, whose commit needn't be flushed: a lost one is followed by the next.
     Beat,
 }
 
 /// How long one statement of a copy may take: building an index over a large table is one.
 const COPY_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// Whatever roles and databases are set to, a value's text is the same on every node.
+const COMPARABLE: &str = " -c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres \
+                          -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C";
 
 struct Limits {
     statement_ms: u64,
@@ -225,6 +231,10 @@ impl Purpose {
                 statement_ms: 0,
                 lock_ms: 10_000,
             },
+            Purpose::Compare => Limits {
+                statement_ms: 60_000,
+                lock_ms: 3_000,
+            },
             Purpose::Beat => Limits {
                 statement_ms: 3_000,
                 lock_ms: 1_000,
@@ -237,7 +247,7 @@ impl Purpose {
     fn patience(self) -> Duration {
         match self {
             Purpose::Copy => COPY_PATIENCE,
-            Purpose::Look | Purpose::Change | Purpose::Long | Purpose::Beat => {
+            Purpose::Look | Purpose::Change | Purpose::Long | Purpose::Compare | Purpose::Beat => {
                 Duration::from_millis(self.limits().statement_ms + 1_500)
             }
         }
@@ -248,16 +258,16 @@ impl Purpose {
             statement_ms,
             lock_ms,
         } = self.limits();
-        let flush = if self == Purpose::Beat {
-            " -c synchronous_commit=off"
-        } else {
-            ""
+        let own = match self {
+            Purpose::Beat => " -c synchronous_commit=off",
+            Purpose::Compare => COMPARABLE,
+            Purpose::Look | Purpose::Change | Purpose::Long | Purpose::Copy => "",
         };
         format!(
             "-c statement_timeout={statement_ms} -c lock_timeout={lock_ms} \
              -c idle_in_transaction_session_timeout=20000 -c search_path=pg_catalog -c jit=off \
              -c default_transaction_read_only=off -c client_min_messages=warning \
-             -c session_replication_role=origin{flush}"
+             -c session_replication_role=origin{own}"
         )
     }
 }
@@ -409,6 +419,16 @@ impl Session {
         text: &str,
     ) -> Result<Vec<Row>, SqlError> {
         self.within(what, self.client.query(text, &[])).await
+    }
+
+    /// Runs a query that the server itself has written, with values.
+    pub(super) async fn rows_by(
+        &self,
+        what: &'static str,
+        text: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, SqlError> {
+        self.within(what, self.client.query(text, params)).await
     }
 
     /// Asks the server to write statements, quoting names with its own `format('%I')`: where SQL

@@ -19,6 +19,7 @@ mod rollback;
 mod slots;
 mod sql;
 mod tables;
+mod verify;
 
 use std::time::Duration;
 

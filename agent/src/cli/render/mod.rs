@@ -9,6 +9,7 @@ mod page;
 pub mod status;
 mod table;
 pub mod topology;
+pub mod verify;
 pub mod words;
 
 pub use page::{Page, Tint, clean};

@@ -103,3 +103,43 @@ fn long_words_are_broken_and_nothing_is_lost() {
     assert_eq!(lines, ["a bb", "abcd", "efgh", "ij c"]);
     assert_eq!(page::wrap("", 4), [""]);
 }
+
+#[test]
+fn a_comparison_that_found_something() {
+    use pgaa_core::verify::{DifferentRow, Report, TableReport};
+    let table = |name: &str, rows, different| TableReport {
+        table: name.to_owned(),
+        rows,
+        different,
+        undecided: Vec::new(),
+        cut_short: false,
+        problem: None,
+    };
+    let row = |key: &[&str], held| DifferentRow {
+        key: key.iter().map(|text| (*text).to_owned()).collect(),
+        held,
+    };
+    let different = vec![
+        row(&["4711"], vec![Some('A'), Some('A'), None]),
+        row(
+            &["4712", "b\u{1b}[2J"],
+            vec![Some('A'), Some('B'), Some('A')],
+        ),
+    ];
+    let why = "b: PostgreSQL refused comparing a table: canceling statement".to_owned();
+    let report = Report {
+        schema_version: 1,
+        nodes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
+        left_out: vec!["d does not answer".to_owned()],
+        tables: vec![
+            table("public.customers", 1_204, Vec::new()),
+            table("public.orders", 3_000_000, different),
+            TableReport::failed("public.readings", why),
+        ],
+        took_ms: 7_300,
+    };
+    for columns in [80, 100] {
+        let text = page(columns, |page| verify::write(page, &report));
+        assert_golden("verify", columns, &text);
+    }
+}

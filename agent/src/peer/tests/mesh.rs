@@ -5,6 +5,7 @@ use crate::peer::connect::connect;
 use crate::trust::verify::Unproven;
 use pgaa_core::ids::LineageId;
 use pgaa_core::roster::Tombstone;
+use pgaa_core::verify::{Digest, Range};
 use std::time::Duration;
 
 async fn refusal_code(peers: &Peers, to: &Agent) -> String {
@@ -166,6 +167,52 @@ async fn leases_and_steps_travel() {
         matches!(refused, Err(PeerError::Refused { .. })),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn questions_about_rows_keep_every_field() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    let asked = async |ask| peers.compare(one.node, one.address, ("t", ask)).await;
+    let key = |text: &str| vec![text.to_owned(), "\u{1}\u{7f}\u{e9}".to_owned()];
+    let range = Range {
+        after: Some(key("a")),
+        upto: Some(key("b")),
+    };
+    let hash = [i64::MIN, i64::MAX];
+    let digest = CompareAnswer::Digest(-1, Digest { rows: 2, hash });
+    assert_eq!(
+        asked(CompareAsk::Digest(range.clone())).await.unwrap(),
+        digest
+    );
+    let bound = asked(CompareAsk::Bound(range.clone(), 2)).await.unwrap();
+    assert_eq!(bound, CompareAnswer::Bound(range.after.clone()));
+    let none = asked(CompareAsk::Bound(range.clone(), 1)).await.unwrap();
+    assert_eq!(none, CompareAnswer::Bound(None));
+    let rows = asked(CompareAsk::Rows(Range::default())).await.unwrap();
+    assert_eq!(rows, CompareAnswer::Rows(BTreeMap::new()));
+    let looked = asked(CompareAsk::Look(vec![key("c")])).await.unwrap();
+    let expected = BTreeMap::from([(key("c"), [1, -1])]);
+    assert_eq!(looked, CompareAnswer::Rows(expected));
+    assert_eq!(
+        asked(CompareAsk::Beat).await.unwrap(),
+        CompareAnswer::Beat(1)
+    );
+    let arrived = BTreeMap::from([(one.node, u64::MAX)]);
+    let heartbeats = asked(CompareAsk::Heartbeats).await.unwrap();
+    assert_eq!(heartbeats, CompareAnswer::Heartbeats(arrived));
+    let endless = CompareAsk::Look(vec![vec!["x".repeat(20_000)]]);
+    let refused = asked(endless).await;
+    assert!(
+        matches!(refused, Err(PeerError::Refused { .. })),
+        "{refused:?}"
+    );
+    let nameless = asked(CompareAsk::Look(vec![Vec::new()])).await;
+    assert!(nameless.is_err(), "a key without columns");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use pgaa_core::join::{
 use pgaa_core::record::Endpoints;
 use pgaa_core::roster::{Decree, FoundingMember, Roster};
 use pgaa_core::time::Wall;
+use pgaa_core::verify::Digest;
 use ring::rand::SystemRandom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -224,6 +225,26 @@ impl MeshHost for Host {
             Step::Arrived => StepAnswer::Heartbeat(6),
             Step::InsertPosition => StepAnswer::Position(Lsn(u64::MAX)),
             Step::OriginPositions { since, until } => StepAnswer::Position(Lsn(until.0 - since.0)),
+        })
+    }
+
+    async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal> {
+        Ok(match ask {
+            CompareAsk::Digest(range) => {
+                let rows = range.upto.map_or(0, |key| key.len() as u64);
+                let hash = [i64::MIN, i64::MAX];
+                CompareAnswer::Digest(-1, Digest { rows, hash })
+            }
+            CompareAsk::Bound(range, step) if step > 1 => CompareAnswer::Bound(range.after),
+            CompareAsk::Bound(..) => CompareAnswer::Bound(None),
+            CompareAsk::Rows(_) => CompareAnswer::Rows(BTreeMap::new()),
+            CompareAsk::Look(keys) => {
+                CompareAnswer::Rows(keys.into_iter().map(|key| (key, [1, -1])).collect())
+            }
+            CompareAsk::Beat => CompareAnswer::Beat(table.len() as u64),
+            CompareAsk::Heartbeats => {
+                CompareAnswer::Heartbeats(BTreeMap::from([(self.node, u64::MAX)]))
+            }
         })
     }
 

@@ -1,0 +1,230 @@
+//! Compares a table on all nodes while they serve writes.
+//!
+//! Ranges of the primary key are hashed where their rows are; a range that differs is narrowed
+//! down to rows. Rows on their way look like differences, so each suspect is looked at again after
+//! a fence has passed on every edge, and counts only when two such looks in a row saw the same.
+//!
+//! Must not know how a range is hashed, and must not write to any table.
+
+mod host;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use host::{Digest, Failure, Key, Range, RowHash, Tables};
+pub use report::{DifferentRow, Finding, News, Report, TableReport};
+
+use crate::ids::NodeId;
+use futures_util::future::try_join_all;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows of one range that is hashed as a whole: 10,000 take a few milliseconds.
+pub const RANGE_ROWS: u64 = 10_000;
+
+/// A range with no more rows than this on any node is compared row by row.
+const LEAF_ROWS: u64 = 500;
+
+/// Into how many parts a larger range is cut.
+const PARTS: u64 = 20;
+
+/// How often a range is cut again before it is said to change too fast.
+const CUTS_MAX: u32 = 64;
+
+/// Suspects that are kept. With more the nodes differ in general, and nobody reads them all.
+pub const SUSPECTS_MAX: usize = 10_000;
+
+/// Suspects that are looked at by one call.
+const BATCH: usize = 500;
+
+/// How often suspects are looked at, each time behind a new fence.
+const LOOKS: u32 = 8;
+
+/// A row on each node, in the order of [`Tables::nodes`]; `None` where there is none.
+pub type Sighting = Vec<Option<RowHash>>;
+
+/// A row that is not the same on all nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Its primary key.
+    pub key: Key,
+    /// What each node holds, in the order of [`Tables::nodes`].
+    pub held: Sighting,
+}
+
+/// What came of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Rows that were compared: of each range those of the node that has most.
+    pub rows: u64,
+    /// Rows that differ, by key.
+    pub different: Vec<Difference>,
+    /// Keys that were different at every look, and each time in another way: they are being
+    /// written to.
+    pub undecided: Vec<Key>,
+    /// Was the comparison ended early, because too many rows differ?
+    pub cut_short: bool,
+}
+
+/// Compares one table.
+pub async fn verify<H: Tables>(host: &H, table: &str) -> Result<Verdict, Failure> {
+    let mut suspects = BTreeSet::new();
+    let mut rows: u64 = 0;
+    let mut after: Option<Key> = None;
+    loop {
+        let open = Range {
+            after: after.clone(),
+            upto: None,
+        };
+        let upto = host.bound(host.me(), table, &open, RANGE_ROWS).await?;
+        let range = Range { after, upto };
+        let (most, alike) = digest(host, table, &range).await?;
+        rows = rows.saturating_add(most);
+        if !alike {
+            narrow(host, table, range.clone(), &mut suspects).await?;
+        }
+        host.compared(table, rows, suspects.len());
+        if range.upto.is_none() || suspects.len() > SUSPECTS_MAX {
+            break;
+        }
+        after = range.upto;
+        host.rest().await;
+    }
+    let cut_short = suspects.len() > SUSPECTS_MAX;
+    let kept = suspects.into_iter().take(SUSPECTS_MAX).collect();
+    let (different, undecided) = settle(host, table, kept).await?;
+    Ok(Verdict {
+        rows,
+        different,
+        undecided,
+        cut_short,
+    })
+}
+
+/// Hashes a range everywhere. Returns the rows of the node that has most, and whether all agree.
+async fn digest<H: Tables>(host: &H, table: &str, range: &Range) -> Result<(u64, bool), Failure> {
+    let nodes = host.nodes();
+    let digests = try_join_all(nodes.iter().map(|n| host.digest(*n, table, range))).await?;
+    let most = digests.iter().map(|digest| digest.rows).max().unwrap_or(0);
+    let alike = digests.windows(2).all(|pair| pair[0] == pair[1]);
+    Ok((most, alike))
+}
+
+/// Cuts a range that differs into smaller ones, until the rows themselves can be compared.
+async fn narrow<H: Tables>(
+    host: &H,
+    table: &str,
+    whole: Range,
+    suspects: &mut BTreeSet<Key>,
+) -> Result<(), Failure> {
+    let mut open = vec![(whole, 0)];
+    while let Some((range, cuts)) = open.pop() {
+        if suspects.len() > SUSPECTS_MAX {
+            return Ok(());
+        }
+        let nodes = host.nodes();
+        let digests = try_join_all(nodes.iter().map(|n| host.digest(*n, table, &range))).await?;
+        if digests.windows(2).all(|pair| pair[0] == pair[1]) {
+            continue;
+        }
+        let largest = digests.iter().zip(&nodes).max_by_key(|(d, _)| d.rows);
+        let Some((most, node)) = largest.map(|(d, node)| (d.rows, *node)) else {
+            continue;
+        };
+        if most <= LEAF_ROWS {
+            suspects.extend(differing(host, table, &range).await?);
+            continue;
+        }
+        if cuts == CUTS_MAX {
+            let text = format!("{table} grows faster than its ranges can be compared");
+            return Err(Failure(text));
+        }
+        let step = most.div_ceil(PARTS).max(LEAF_ROWS / 2);
+        let parts = cut(host, (node, table), &range, step).await?;
+        open.extend(parts.into_iter().map(|part| (part, cuts + 1)));
+    }
+    Ok(())
+}
+
+/// Parts of a range with `step` rows each on `node`.
+async fn cut<H: Tables>(
+    host: &H,
+    (node, table): (NodeId, &str),
+    range: &Range,
+    step: u64,
+) -> Result<Vec<Range>, Failure> {
+    let mut parts = Vec::new();
+    let mut rest = range.clone();
+    // A node that writes meanwhile has a few parts more; the last one holds whatever is left.
+    for _ in 0..2 * PARTS {
+        let Some(bound) = host.bound(node, table, &rest, step).await? else {
+            break;
+        };
+        let after = rest.after.replace(bound.clone());
+        parts.push(Range {
+            after,
+            upto: Some(bound),
+        });
+    }
+    parts.push(rest);
+    Ok(parts)
+}
+
+/// The keys of a small range that aren't the same everywhere.
+async fn differing<H: Tables>(
+    host: &H,
+    table: &str,
+    range: &Range,
+) -> Result<BTreeSet<Key>, Failure> {
+    let nodes = host.nodes();
+    let all = try_join_all(nodes.iter().map(|n| host.rows(*n, table, range))).await?;
+    Ok(unlike(all).into_keys().collect())
+}
+
+/// Rows that aren't the same everywhere, with what each node holds.
+fn unlike(all: Vec<BTreeMap<Key, RowHash>>) -> BTreeMap<Key, Sighting> {
+    let keys: BTreeSet<&Key> = all.iter().flat_map(BTreeMap::keys).collect();
+    let sightings = keys.into_iter().map(|key| {
+        let sighting: Sighting = all.iter().map(|rows| rows.get(key).copied()).collect();
+        (key.clone(), sighting)
+    });
+    sightings
+        .filter(|(_, sighting)| sighting.windows(2).any(|pair| pair[0] != pair[1]))
+        .collect()
+}
+
+/// Tells differences from rows that were on their way.
+async fn settle<H: Tables>(
+    host: &H,
+    table: &str,
+    suspects: Vec<Key>,
+) -> Result<(Vec<Difference>, Vec<Key>), Failure> {
+    let mut open: BTreeMap<Key, Option<Sighting>> =
+        suspects.into_iter().map(|key| (key, None)).collect();
+    let mut different = Vec::new();
+    for _ in 0..LOOKS {
+        if open.is_empty() {
+            break;
+        }
+        host.fence().await?;
+        let keys: Vec<Key> = open.keys().cloned().collect();
+        let mut seen = BTreeMap::new();
+        for batch in keys.chunks(BATCH) {
+            let nodes = host.nodes();
+            let all = try_join_all(nodes.iter().map(|n| host.look(*n, table, batch))).await?;
+            seen.extend(unlike(all));
+        }
+        for (key, before) in std::mem::take(&mut open) {
+            match seen.remove(&key) {
+                None => {}
+                Some(held) if before.as_ref() == Some(&held) => {
+                    different.push(Difference { key, held });
+                }
+                Some(held) => {
+                    open.insert(key, Some(held));
+                }
+            }
+        }
+    }
+    different.sort_by(|one, other| one.key.cmp(&other.key));
+    Ok((different, open.into_keys().collect()))
+}

@@ -1,0 +1,224 @@
+//! Against tables in memory whose rows travel late.
+
+use super::{Difference, Digest, Failure, Key, Range, RowHash, Tables, Verdict, verify};
+use crate::ids::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+use uuid::Uuid;
+
+type Table = BTreeMap<Key, RowHash>;
+
+/// Rows that differ for ever are touched by nobody; all others are written to while the nodes are
+/// compared, and what was written arrives at the next fence.
+struct Model {
+    tables: Mutex<Vec<Table>>,
+    on_their_way: Mutex<Vec<(usize, Key, Option<RowHash>)>>,
+    random: Mutex<u64>,
+    busy: Vec<Key>,
+    writes: bool,
+    fences: Mutex<u32>,
+}
+
+fn key(number: u64) -> Key {
+    vec![format!("{number:08}")]
+}
+
+fn node(number: usize) -> NodeId {
+    NodeId(Uuid::from_u128(number as u128 + 1))
+}
+
+impl Model {
+    fn new(nodes: usize, rows: u64, seed: u64) -> Model {
+        let table: Table = (0..rows).map(|n| (key(n), [n as i64, 7])).collect();
+        Model {
+            tables: Mutex::new(vec![table; nodes]),
+            on_their_way: Mutex::default(),
+            random: Mutex::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            busy: Vec::new(),
+            writes: false,
+            fences: Mutex::new(0),
+        }
+    }
+
+    /// xorshift64
+    fn random(&self, below: u64) -> u64 {
+        let mut state = self.random.lock().unwrap();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state % below.max(1)
+    }
+
+    fn spoil(&self, at: usize, key: Key, row: Option<RowHash>) {
+        let mut tables = self.tables.lock().unwrap();
+        match row {
+            Some(row) => tables[at].insert(key, row),
+            None => tables[at].remove(&key),
+        };
+    }
+
+    /// An application writes on one node; the others hear of it later.
+    fn write(&self) {
+        if !self.writes || self.busy.is_empty() {
+            return;
+        }
+        let key = self.busy[self.random(self.busy.len() as u64) as usize].clone();
+        let row = (self.random(4) > 0).then(|| [self.random(1 << 40) as i64, 1]);
+        let mut tables = self.tables.lock().unwrap();
+        let at = self.random(tables.len() as u64) as usize;
+        let nodes = tables.len();
+        match row {
+            Some(row) => tables[at].insert(key.clone(), row),
+            None => tables[at].remove(&key),
+        };
+        let mut way = self.on_their_way.lock().unwrap();
+        way.retain(|(_, other, _)| *other != key);
+        let others = (0..nodes).filter(|other| *other != at);
+        way.extend(others.map(|other| (other, key.clone(), row)));
+    }
+
+    fn within(&self, at: NodeId, range: &Range) -> Table {
+        self.write();
+        let tables = self.tables.lock().unwrap();
+        let after = range
+            .after
+            .clone()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let upto = range.upto.clone().map_or(Bound::Unbounded, Bound::Included);
+        let index = usize::try_from(at.0.as_u128() - 1).unwrap();
+        let rows = tables[index].range((after, upto));
+        rows.map(|(key, row)| (key.clone(), *row)).collect()
+    }
+}
+
+impl Tables for Model {
+    fn me(&self) -> NodeId {
+        node(0)
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        (0..self.tables.lock().unwrap().len()).map(node).collect()
+    }
+
+    async fn digest(&self, at: NodeId, _: &str, range: &Range) -> Result<Digest, Failure> {
+        let rows = self.within(at, range);
+        let mut hash = [0, 0];
+        for (key, row) in &rows {
+            let number: i64 = key[0].parse().unwrap();
+            hash[0] ^= row[0].wrapping_mul(31).wrapping_add(number);
+            hash[1] ^= row[1].wrapping_mul(37).wrapping_add(number);
+        }
+        Ok(Digest {
+            rows: rows.len() as u64,
+            hash,
+        })
+    }
+
+    async fn bound(
+        &self,
+        at: NodeId,
+        _: &str,
+        range: &Range,
+        step: u64,
+    ) -> Result<Option<Key>, Failure> {
+        let rows = self.within(at, range);
+        Ok(rows.into_keys().nth(usize::try_from(step).unwrap() - 1))
+    }
+
+    async fn rows(&self, at: NodeId, _: &str, range: &Range) -> Result<Table, Failure> {
+        Ok(self.within(at, range))
+    }
+
+    async fn look(&self, at: NodeId, _: &str, keys: &[Key]) -> Result<Table, Failure> {
+        let mut all = self.within(at, &Range::default());
+        all.retain(|key, _| keys.contains(key));
+        Ok(all)
+    }
+
+    async fn fence(&self) -> Result<(), Failure> {
+        *self.fences.lock().unwrap() += 1;
+        let mut tables = self.tables.lock().unwrap();
+        for (at, key, row) in self.on_their_way.lock().unwrap().drain(..) {
+            match row {
+                Some(row) => tables[at].insert(key, row),
+                None => tables[at].remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    async fn rest(&self) {}
+
+    fn compared(&self, _: &str, _: u64, _: usize) {}
+}
+
+fn run(model: &Model) -> Verdict {
+    let mut work = pin!(verify(model, "public.t"));
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(verdict) => verdict.unwrap(),
+        Poll::Pending => panic!("the model never waits"),
+    }
+}
+
+#[test]
+fn equal_tables_need_no_second_look() {
+    let model = Model::new(3, 35_000, 1);
+    let verdict = run(&model);
+    assert_eq!(verdict.rows, 35_000);
+    assert!(verdict.different.is_empty() && verdict.undecided.is_empty());
+    assert_eq!(*model.fences.lock().unwrap(), 0);
+}
+
+#[test]
+fn an_empty_table_is_equal() {
+    let verdict = run(&Model::new(2, 0, 1));
+    assert_eq!((verdict.rows, verdict.different.len()), (0, 0));
+}
+
+#[test]
+fn rows_that_only_another_node_has_are_found_behind_the_last() {
+    let model = Model::new(2, 10_000, 1);
+    for number in 20_000..32_000 {
+        model.spoil(1, key(number), Some([1, 1]));
+    }
+    let verdict = run(&model);
+    assert!(verdict.cut_short, "more than are kept");
+    assert_eq!(verdict.different.len(), super::SUSPECTS_MAX);
+}
+
+/// Lost, extra and different rows are all found, and nothing that is only on its way.
+#[test]
+fn what_differs_is_found_and_nothing_else() {
+    for seed in 1..60 {
+        let mut model = Model::new(3, 12_000, seed);
+        let mut spoilt: BTreeSet<Key> = BTreeSet::new();
+        for _ in 0..model.random(40) {
+            let (at, number) = (model.random(3) as usize, model.random(13_000));
+            let row = (model.random(2) == 0).then(|| [model.random(1 << 40) as i64, 9]);
+            // Taking away what isn't there changes nothing.
+            if (row.is_some() || number < 12_000) && spoilt.insert(key(number)) {
+                model.spoil(at, key(number), row);
+            }
+        }
+        let busy = (0..300).map(|_| key(model.random(13_000)));
+        let busy: Vec<Key> = busy.filter(|key| !spoilt.contains(key)).collect();
+        model.busy = busy;
+        model.writes = true;
+        let verdict = run(&model);
+        let found: BTreeSet<Key> = verdict.different.iter().map(|d| d.key.clone()).collect();
+        assert_eq!(found, spoilt, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_each_node_holds_is_told() {
+    let model = Model::new(3, 10, 1);
+    model.spoil(1, key(4), None);
+    model.spoil(2, key(4), Some([5, 5]));
+    let held = vec![Some([4, 7]), None, Some([5, 5])];
+    let expected = Difference { key: key(4), held };
+    assert_eq!(run(&model).different, [expected]);
+}
