@@ -220,6 +220,23 @@ impl Roster {
         Ordinal(highest.saturating_add(1))
     }
 
+    /// Is an ordinal that of another node than `me`, living or buried?
+    #[must_use]
+    pub fn is_taken(&self, ordinal: Ordinal, me: NodeId) -> bool {
+        let founded = self.decree.members.iter();
+        let founded = founded.map(|member| (member.node, Some(member.ordinal)));
+        let living = self
+            .records
+            .iter()
+            .map(|(node, record)| (*node, record.ordinal));
+        let buried = self
+            .tombstones
+            .iter()
+            .map(|(node, tomb)| (*node, tomb.ordinal));
+        let mut all = founded.chain(living).chain(buried);
+        all.any(|(node, theirs)| node != me && theirs == Some(ordinal))
+    }
+
     /// Every node that belongs to the cluster as far as is known here: those with a record, and
     /// founding members that have not written one yet.
     #[must_use]
@@ -427,5 +444,17 @@ mod tests {
             Ordinal(4),
             "the decree's count as well"
         );
+    }
+
+    #[test]
+    fn an_ordinal_is_taken_by_others_living_or_buried() {
+        let mut ours = roster(&[(1, 1), (5, 1)]);
+        let five = Ordinal(5);
+        assert!(ours.is_taken(five, node(1)));
+        assert!(!ours.is_taken(five, node(5)), "it is its own");
+        ours.bury(node(5), tombstone(5), link(1));
+        assert!(ours.is_taken(five, node(1)));
+        assert!(ours.is_taken(Ordinal(3), node(1)), "by the decree");
+        assert!(!ours.is_taken(Ordinal(6), node(1)));
     }
 }

@@ -204,8 +204,10 @@ pub trait Host: Sync {
     fn roster(&self) -> Done<Roster>;
     /// Learns from another's roster.
     fn merge(&self, theirs: &Roster) -> Done<()>;
-    /// Takes an ordinal, durably, unless this node has one.
+    /// Takes an ordinal, durably, in place of the one it may have.
     fn take_ordinal(&self, free: Ordinal) -> Done<()>;
+    /// The ordinal that this node has, if it has one.
+    fn ordinal(&self) -> Option<Ordinal>;
     /// Who answers.
     fn reach(&self) -> BTreeMap<NodeId, Reach>;
     /// The name of the dead node whose place this one takes, if it takes one's.

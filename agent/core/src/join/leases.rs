@@ -2,8 +2,9 @@
 //! joiners meet at the first member and not crosswise.
 
 use super::host::{CallError, Host, LeaseAsk, LeaseKind, LeaseVerdict, Member, Step, StepAnswer};
-use super::{Failure, StepAsk};
+use super::{Failure, StepAsk, Way};
 use crate::ids::{NodeId, Ordinal};
+use crate::record::JoinPhase;
 use crate::roster::Roster;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,6 +35,28 @@ pub(super) struct Held {
     sequence: AtomicU64,
 }
 
+/// Gives this node an ordinal of its own, now that every member has told whom it knows. One that it
+/// took in an earlier attempt may have gone to another node, if no member had heard of it by then.
+fn number<H: Host>(host: &H, free: Ordinal) -> Result<(), Failure> {
+    let roster = host.roster()?;
+    let lost = match host.ordinal() {
+        Some(own) => roster.is_taken(own, host.me()),
+        None => true,
+    };
+    match Way::of(host.stage()) {
+        _ if !lost => Ok(()),
+        Way::Fill => host.take_ordinal(free),
+        // Its sequences are in step already, and rows may carry such keys.
+        Way::Confirm => {
+            host.enter(JoinPhase::Leasing)?;
+            let text = "the ordinal of this node went to another one while it was away";
+            Err(Failure::new(text))
+        }
+        // A member's ordinal is in every roster: whoever came later had to take another.
+        Way::Anew => Ok(()),
+    }
+}
+
 impl Held {
     /// Acquires the lease of every member, until the rosters they return name nobody new. A
     /// member that can't be reached keeps the mesh from growing: its writes could not be placed.
@@ -52,7 +75,7 @@ impl Held {
                 host.merge(&theirs)?;
             }
         }
-        host.take_ordinal(ordinals.into_iter().max().unwrap_or(Ordinal(1)))
+        number(host, ordinals.into_iter().max().unwrap_or(Ordinal(1)))
     }
 
     /// Returns nothing when the member was buried, because this node takes its place.

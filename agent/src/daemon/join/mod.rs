@@ -179,10 +179,12 @@ impl Host for Joiner<'_> {
     }
 
     fn take_ordinal(&self, free: Ordinal) -> Done<()> {
-        let taken = self.0.knowledge.live(|life| {
-            life.ordinal.get_or_insert(free);
-        });
+        let taken = self.0.knowledge.live(|life| life.ordinal = Some(free));
         taken.map(|_| ()).map_err(failed)
+    }
+
+    fn ordinal(&self) -> Option<Ordinal> {
+        self.0.knowledge.life().ordinal
     }
 
     fn reach(&self) -> BTreeMap<NodeId, Reach> {

@@ -157,10 +157,13 @@ impl Host for Joiner {
 
     fn take_ordinal(&self, free: Ordinal) -> Done<()> {
         self.with(|world| {
-            let life = &mut world.nodes[self.node].agent.life;
-            life.ordinal.get_or_insert(free);
+            world.nodes[self.node].agent.life.ordinal = Some(free);
         });
         Ok(())
+    }
+
+    fn ordinal(&self) -> Option<Ordinal> {
+        self.with(|world| world.nodes[self.node].agent.life.ordinal)
     }
 
     fn reach(&self) -> BTreeMap<NodeId, Reach> {

@@ -218,26 +218,30 @@ impl World {
         for subscription in server.subscriptions.values_mut() {
             subscription.worker = Worker::Off;
         }
-        self.forget(node, false);
+        self.forget(node, 0);
     }
 
-    /// An operator forgets a destroyed node on a member that answers. Nothing of it is left by
-    /// then where it had no promise.
-    pub fn forget(&mut self, node: usize, sure: bool) {
-        if !sure {
-            let calm = !self.rough;
-            let pause = if calm { FORGOTTEN_AFTER } else { 1_000 };
-            self.at(self.now + pause, Event::Forget { node, sure: calm });
-            return;
-        }
-        let id = self.nodes[node].id;
+    /// An operator forgets a destroyed node on a member that answers, once it has looked at what
+    /// is left of it. Nothing is by then where it had no promise, unless a member was down itself
+    /// until a moment ago: so there is a second look.
+    pub fn forget(&mut self, node: usize, looks: u32) {
         let all: Vec<usize> = (0..self.story.members).collect();
-        for member in &all {
-            let Some(left) = self.left_of(node, *member) else {
-                continue;
-            };
-            self.accuse(format!("{left} of {node} is left on {member}"));
-        }
+        let left = all.iter().find_map(|member| {
+            let what = self.left_of(node, *member)?;
+            Some(format!("{what} of {node} is left on {member}"))
+        });
+        let (pause, looks) = match (looks, self.rough, left) {
+            (0, true, _) => (1_000, 0),
+            (0, false, _) => (FORGOTTEN_AFTER, 1),
+            (1, _, Some(_)) => (FORGOTTEN_AFTER, 2),
+            (_, _, Some(left)) => return self.accuse(left),
+            (_, _, None) => return self.bury(node, all[0]),
+        };
+        self.at(self.now + pause, Event::Forget { node, looks });
+    }
+
+    fn bury(&mut self, node: usize, operated: usize) {
+        let id = self.nodes[node].id;
         let tombstone = Tombstone {
             name: name(node),
             epoch: self.nodes[node].epoch,
@@ -246,10 +250,10 @@ impl World {
         };
         let lineage = LineageId(Uuid::from_u128(u128::from(self.next()) + 7));
         self.note(|| format!("{} ({node}) is forgotten", address(node)));
-        if let Some(roster) = &mut self.nodes[all[0]].agent.roster {
+        if let Some(roster) = &mut self.nodes[operated].agent.roster {
             roster.bury(id, tombstone, lineage);
         }
-        self.tick_soon(all[0]);
+        self.tick_soon(operated);
     }
 
     /// What a destroyed joiner has left on a member that made it no promise.

@@ -26,8 +26,9 @@ use world::{Event, World};
 /// Seeds that failed once, kept for ever:
 /// 151, a lease that ran out went to the next joiner before the slots of the first were dropped;
 /// 182 and 331, an attempt that failed gave its leases back and left its slots;
-/// 732, a member that had just become ready answered with an older record, and no edge was made.
-const KEPT: &[u64] = &[151, 182, 331, 732];
+/// 732, a member that had just become ready answered with an older record, and no edge was made;
+/// 5424, two joiners took the same ordinal, one after the other.
+const KEPT: &[u64] = &[151, 182, 331, 732, 5424];
 
 /// Faults end at this time, ms; those that come later don't strike.
 const CALM_AT: u64 = FAULTS_BEFORE + 10_000;
@@ -297,7 +298,7 @@ impl World {
             Event::Come { node } => self.come(node),
             Event::Break { fault } => self.break_something(fault),
             Event::Mend { broken } => self.mend(broken),
-            Event::Forget { node, sure } => self.forget(node, sure),
+            Event::Forget { node, looks } => self.forget(node, looks),
         }
     }
 }

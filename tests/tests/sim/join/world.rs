@@ -64,7 +64,7 @@ pub enum Event {
     /// What broke is whole again.
     Mend { broken: Broken },
     /// An operator forgets a node that was destroyed.
-    Forget { node: usize, sure: bool },
+    Forget { node: usize, looks: u32 },
 }
 
 /// What is broken.
