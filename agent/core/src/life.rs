@@ -22,6 +22,9 @@ pub struct Life {
     /// Why this node is set apart until an operator decides, if it is.
     #[serde(default)]
     pub quarantined: Option<String>,
+    /// Is it set apart because this machine is a copy of another one, which is the member?
+    #[serde(default)]
+    pub copied: bool,
 }
 
 /// The stages. A node only moves forward through them, or to `Left`; but one that lacks changes

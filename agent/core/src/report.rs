@@ -291,13 +291,24 @@ fn state_finding(inputs: &Inputs<'_>, around: &Surroundings) -> Option<Finding> 
         code: "not_ready".to_owned(),
         text: format!("this node is {}: {}", row.state.word(), row.because),
         command: if row.state == NodeState::Quarantined {
-            format!(
-                "save what only this database holds; then stop the agent, pgaa-agent forget {} on \
-                 another member, and empty this machine: it joins anew",
-                around.answered_by.name
-            )
+            way_back(inputs, around)
         } else {
             "pgaa-agent wait --for=ready".to_owned()
         },
     })
+}
+
+/// How a machine that is set apart becomes a node again: a new one.
+fn way_back(inputs: &Inputs<'_>, around: &Surroundings) -> String {
+    // The member itself is well, and must not be forgotten.
+    if inputs.life.copied {
+        return "systemctl stop pgaa-agent && pgaa-agent image seal && pg_dropcluster --stop 15 main && \
+                reboot: the machine then joins as a node of its own"
+            .to_owned();
+    }
+    format!(
+        "save what only this database holds; then stop the agent, pgaa-agent forget {} on another \
+         member, and empty this machine: it joins anew",
+        around.answered_by.name
+    )
 }

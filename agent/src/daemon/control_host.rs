@@ -47,7 +47,27 @@ impl ControlHost for Acts {
     }
 }
 
+/// Would it be done in the name of the member whose copy this machine is?
+fn speaks(act: &Act) -> bool {
+    match act {
+        Act::TokenCreate { .. }
+        | Act::TokenRevoke { .. }
+        | Act::Leave { .. }
+        | Act::Forget { .. }
+        | Act::FoundOnlyMe { .. }
+        | Act::PromiseRelease { .. } => true,
+        Act::TokenList
+        | Act::SequencesList
+        | Act::SequencesFix { .. }
+        | Act::RestartPostgres
+        | Act::PromiseShow => false,
+    }
+}
+
 async fn perform(node: &Arc<Node>, act: Act) -> anyhow::Result<ActOutcome> {
+    if node.knowledge.life().copied && speaks(&act) {
+        bail!("this machine is a copy of a member and can't speak for it: pgaa-agent status");
+    }
     match act {
         Act::TokenCreate { ttl } => token_create(node, ttl.unwrap_or(TOKEN_TTL)),
         Act::TokenList => token_list(node),

@@ -5,6 +5,7 @@
 //! Must not decide what a record means.
 
 use super::node::Node;
+use super::twins;
 use crate::peer::{PeerError, Refusal};
 use log::debug;
 use pgaa_core::ids::NodeId;
@@ -122,7 +123,7 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) -> bool {
     let have = roster.versions();
     let offer = only(&roster, &BTreeSet::from([node.id()]));
     let answer = node.peers.exchange(peer, address, have, offer).await;
-    let (theirs, want) = match answer {
+    let (mut theirs, want) = match answer {
         Ok(answer) => answer,
         Err(PeerError::Refused { address, refusal }) => {
             note_refusal(&node, (peer, address), &refusal);
@@ -133,8 +134,12 @@ async fn exchange(node: Arc<Node>, peer: NodeId, address: SocketAddr) -> bool {
             return false;
         }
     };
+    node.knowledge.note_answer(peer, node.clocks.mono());
+    if let Err(refusal) = twins::sift(&node, peer, &mut theirs).await {
+        debug!("{} is not believed: {refusal}", peer.short());
+        return true;
+    }
     let now = node.clocks.now();
-    node.knowledge.note_answer(peer, now.mono);
     if let Err(error) = node.knowledge.merge(&theirs, now) {
         debug!("what {} knows was not taken: {error}", peer.short());
         return true;
@@ -162,6 +167,7 @@ fn note_refusal(node: &Node, (peer, address): (NodeId, SocketAddr), refusal: &Re
             let text = format!("{} at {address} refuses this node: {refusal}", peer.short());
             node.knowledge.note_parted(text);
         }
+        twins::TWIN => twins::set_apart(node, refusal),
         _ => debug!("{} refuses an exchange: {refusal}", peer.short()),
     }
 }

@@ -1,9 +1,10 @@
 //! Answers other members. Who calls was proven by the connection.
 
 use super::node::Node;
+use super::twins;
 use crate::events::Severity;
 use crate::peer::{
-    AuthorityAnswer, CatalogAnswer, CatalogTable, CompareAnswer, CompareAsk, ForgetAnswer,
+    AuthorityAnswer, CatalogAnswer, CatalogTable, Claim, CompareAnswer, CompareAsk, ForgetAnswer,
     ForgetProposal, MeshHost, Refusal,
 };
 use crate::trust::{TokenEntry, TokenId};
@@ -30,6 +31,10 @@ impl Answers {
 impl MeshHost for Answers {
     fn admits(&self, from: NodeId) -> Result<(), Refusal> {
         let roster = self.roster()?;
+        if self.0.knowledge.life().copied {
+            let text = "this machine is a copy of the node that was meant, and stays apart";
+            return Err(Refusal::new("apart", text));
+        }
         if roster.tombstones.contains_key(&from) {
             let text = "the mesh has forgotten this node; it can only come back as a new one";
             return Err(Refusal::new("buried", text));
@@ -40,10 +45,11 @@ impl MeshHost for Answers {
 
     async fn exchange(
         &self,
-        _from: NodeId,
+        from: NodeId,
         have: BTreeMap<NodeId, u64>,
-        offer: Roster,
+        mut offer: Roster,
     ) -> Result<(Roster, Vec<NodeId>), Refusal> {
+        twins::sift(&self.0, from, &mut offer).await?;
         let now = self.0.clocks.now();
         self.0
             .knowledge
@@ -142,6 +148,13 @@ impl MeshHost for Answers {
     async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal> {
         let answer = super::verify::answer(&self.0, table, ask).await;
         answer.map_err(|error| Refusal::new("compare", &format!("{error:#}")))
+    }
+
+    async fn vouch(&self, from: NodeId, claim: Option<Claim>) -> Result<u64, Refusal> {
+        if let Some(claim) = claim {
+            twins::judge(&self.0, from, claim).await?;
+        }
+        Ok(self.0.run)
     }
 
     async fn ping(&self, _from: NodeId, _generation: u64) -> u64 {

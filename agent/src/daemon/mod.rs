@@ -19,6 +19,7 @@ mod reconciler;
 mod rhythm;
 mod store;
 mod surroundings;
+mod twins;
 mod verify;
 
 use crate::clock::Clocks;
@@ -40,6 +41,7 @@ use pgaa_core::record::Endpoints;
 use reconciler::Reconciler;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use store::Store;
 use tokio::net::TcpListener;
@@ -256,31 +258,37 @@ async fn spawn(
     }
     let reconciler = Reconciler::new(Arc::clone(node), systemd.clone());
     endless(&mut tasks, "loop", reconciler.run());
-    let (hints, hinted) = mpsc::channel::<NodeId>(HINTS_MAX);
-    endless(
-        &mut tasks,
-        "exchange",
-        exchange::run(Arc::clone(node), hinted),
-    );
-    endless(&mut tasks, "gossip", gossip::run(Arc::clone(node), hints));
-    endless(&mut tasks, "heartbeat", rhythm::beat(Arc::clone(node)));
     endless(&mut tasks, "clock", rhythm::watch_clock(Arc::clone(node)));
     endless(&mut tasks, "roster", rhythm::keep_roster(Arc::clone(node)));
-    endless(&mut tasks, "trust", rhythm::keep_trust(Arc::clone(node)));
     endless(
         &mut tasks,
         "certificate",
         rhythm::reload_certificates(Arc::clone(node)),
     );
-    endless(&mut tasks, "join", join::run(Arc::clone(node)));
     endless(&mut tasks, "leases", lease::expire(Arc::clone(node)));
-    let (founder, addresses) = (Arc::clone(node), Arc::clone(node));
-    endless(&mut tasks, "founding", founding::run(founder));
+    endless(&mut tasks, "vouch", twins::prove(Arc::clone(node)));
+    spawn_speakers(&mut tasks, node);
+    let addresses = Arc::clone(node);
     endless(&mut tasks, "address", async move {
         rhythm::watch_address(addresses).await;
         std::future::pending().await
     });
     Ok(tasks)
+}
+
+/// What speaks in this node's name: not before a member has vouched for it.
+fn spawn_speakers(tasks: &mut Tasks, node: &Arc<Node>) {
+    let (hints, hinted) = mpsc::channel::<NodeId>(HINTS_MAX);
+    let mut speaker = |name, task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        endless(tasks, name, twins::while_vouched(Arc::clone(node), task));
+    };
+    let shared = || Arc::clone(node);
+    speaker("exchange", Box::pin(exchange::run(shared(), hinted)));
+    speaker("gossip", Box::pin(gossip::run(shared(), hints)));
+    speaker("heartbeat", Box::pin(rhythm::beat(shared())));
+    speaker("trust", Box::pin(rhythm::keep_trust(shared())));
+    speaker("join", Box::pin(join::run(shared())));
+    speaker("founding", Box::pin(founding::run(shared())));
 }
 
 async fn stop_rings(mut stopped: watch::Receiver<bool>) {

@@ -22,6 +22,7 @@ use pgaa_core::plan::{Inputs, Plan};
 use pgaa_core::record::Endpoints;
 use pgaa_core::report::{Surroundings, report};
 use pgaa_core::status::{AnsweredBy, Progress, StatusReport};
+use rand::RngExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicBool;
@@ -49,6 +50,11 @@ pub struct Node {
     pub events: Events,
     /// Who this node is.
     pub identity: Identity,
+    /// Random for this start of the agent.
+    pub run: u64,
+    /// May this node speak for its identity? Not before a member has looked whether another
+    /// machine does.
+    pub vouched: watch::Sender<bool>,
     /// Its durable files.
     pub store: Store,
     /// What it knows of the cluster.
@@ -144,6 +150,8 @@ impl Node {
             clocks: parts.clocks,
             events: parts.events,
             identity: parts.identity,
+            run: rand::rng().random(),
+            vouched: watch::channel(false).0,
             store: parts.store,
             knowledge: parts.knowledge,
             credentials: parts.credentials,

@@ -116,33 +116,41 @@ pub async fn watch_address(node: Arc<Node>) {
     if node.settings.network.advertise.is_some() {
         return;
     }
-    loop {
+    // Without a cluster the seeds say first which way counts.
+    if node.knowledge.with_roster(|_| ()).is_none() {
         node.clocks.pulse(ADDRESS_PERIOD).await;
-        let targets = node.knowledge.with_roster(|roster| {
-            let others = roster
-                .records
-                .values()
-                .filter(|record| record.node != node.id());
-            others
-                .map(|record| record.endpoints.grpc)
-                .collect::<Vec<SocketAddr>>()
-        });
-        let Some(own) = own_address(&targets.unwrap_or_default()) else {
-            continue;
-        };
-        let changed = node.address.send_if_modified(|known| {
-            let changed = *known != Some(own);
-            *known = Some(own);
-            changed
-        });
-        if changed {
-            node.event(
-                Severity::Info,
-                "address_changed",
-                format!("this node is at {own} now"),
-            );
-            node.knowledge.changed.notify_one();
-        }
+    }
+    loop {
+        follow_address(&node);
+        node.clocks.pulse(ADDRESS_PERIOD).await;
+    }
+}
+
+fn follow_address(node: &Node) {
+    let targets = node.knowledge.with_roster(|roster| {
+        let others = roster
+            .records
+            .values()
+            .filter(|record| record.node != node.id());
+        others
+            .map(|record| record.endpoints.grpc)
+            .collect::<Vec<SocketAddr>>()
+    });
+    let Some(own) = own_address(&targets.unwrap_or_default()) else {
+        return;
+    };
+    let changed = node.address.send_if_modified(|known| {
+        let changed = *known != Some(own);
+        *known = Some(own);
+        changed
+    });
+    if changed {
+        node.event(
+            Severity::Info,
+            "address_changed",
+            format!("this node is at {own} now"),
+        );
+        node.knowledge.changed.notify_one();
     }
 }
 

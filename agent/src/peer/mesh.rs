@@ -191,6 +191,14 @@ impl wire::mesh_server::Mesh for Mesh {
         Ok(Response::new(convert::compare_answer_out(&answer)))
     }
 
+    async fn vouch(&self, request: Request<wire::VouchRequest>) -> Reply<wire::VouchReply> {
+        let from = self.caller(&request)?;
+        let claim = convert::claim(request.into_inner()).map_err(|bad| malformed(&bad))?;
+        let answer = self.host.vouch(from, claim).await;
+        let run = answer.map_err(|refusal| refused(&refusal))?;
+        Ok(Response::new(wire::VouchReply { run }))
+    }
+
     async fn ping(&self, request: Request<wire::PingRequest>) -> Reply<wire::PingReply> {
         let from = self.caller(&request)?;
         let generation = self.host.ping(from, request.into_inner().generation).await;

@@ -20,8 +20,8 @@ pub use pairing::{PairingClient, PairingError};
 pub use peers::{FourTimes, PeerError, Peers};
 pub use server::{ServeError, serve};
 pub use types::{
-    Answer, Ask, AuthorityAnswer, CatalogAnswer, CatalogTable, CompareAnswer, CompareAsk, Enrolled,
-    ForgetAnswer, ForgetProposal, MeshHost, PairingHost, Refusal,
+    Answer, Ask, AuthorityAnswer, CatalogAnswer, CatalogTable, Claim, CompareAnswer, CompareAsk,
+    Enrolled, ForgetAnswer, ForgetProposal, MeshHost, PairingHost, Refusal,
 };
 
 /// Version of the pairing protocol; both sides must speak the same.

@@ -8,7 +8,7 @@ use super::connect::{ConnectError, connect};
 use super::convert::{self, BadMessage};
 use super::mesh::refusal_of;
 use super::types::{
-    AuthorityAnswer, CatalogAnswer, CompareAnswer, CompareAsk, ForgetAnswer, ForgetProposal,
+    AuthorityAnswer, CatalogAnswer, Claim, CompareAnswer, CompareAsk, ForgetAnswer, ForgetProposal,
     Refusal,
 };
 use crate::trust::names::DER_BYTES_MAX;
@@ -331,6 +331,18 @@ impl Peers {
         Ok(convert::compare_answer(
             self.call((node, address), COMPARE_TIMEOUT, call).await?,
         )?)
+    }
+
+    /// See [`super::MeshHost::vouch`].
+    pub async fn vouch(
+        &self,
+        node: NodeId,
+        address: SocketAddr,
+        claim: Option<Claim>,
+    ) -> Result<u64, PeerError> {
+        let request = convert::claim_out(claim);
+        let call = async |mut stub: Stub| stub.vouch(request).await;
+        Ok(self.call((node, address), CALL_TIMEOUT, call).await?.run)
     }
 
     /// See [`super::MeshHost::ping`].

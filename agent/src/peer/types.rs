@@ -10,6 +10,7 @@ use pgaa_core::roster::{Roster, Tombstone};
 use pgaa_core::verify::{Digest, Key, Range, RowHash};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use zeroize::Zeroizing;
 
 /// A peer understood, and says no.
@@ -186,6 +187,15 @@ pub enum CompareAnswer {
     Heartbeats(BTreeMap<NodeId, u64>),
 }
 
+/// What a node says of the process that speaks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Random for each start of an agent: two machines with one identity have two of them.
+    pub run: u64,
+    /// Where it is reached.
+    pub at: SocketAddr,
+}
+
 /// Answers members. Who calls was proven by the connection, and `admits` was asked first.
 #[tonic::async_trait]
 pub trait MeshHost: Send + Sync + 'static {
@@ -228,6 +238,10 @@ pub trait MeshHost: Send + Sync + 'static {
 
     /// Hashes rows of a table, or does this node's part of a fence.
     async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal>;
+
+    /// Answers with the run of this agent. Refuses a claim when another run of the same node answers
+    /// where that node was last known to be.
+    async fn vouch(&self, from: NodeId, claim: Option<Claim>) -> Result<u64, Refusal>;
 
     /// `from` is alive and started its agent so often; answers with the same of this node.
     async fn ping(&self, from: NodeId, generation: u64) -> u64;

@@ -157,8 +157,8 @@ impl Obstacle {
                 "{name} has cluster.expect = {theirs}, and here it is {ours}: make them equal"
             ),
             Obstacle::Twin { name, at: [a, b] } => format!(
-                "{name} answers at {a} and at {b}: one is a clone; run `pgaa-agent image seal` on \
-                 it and boot it again"
+                "{name} answers at {a} and at {b}: one is a clone; there: systemctl stop pgaa-agent && \
+                 pgaa-agent image seal, pg_dropcluster --stop 15 main, reboot"
             ),
             Obstacle::SameSystem([a, b]) => format!(
                 "{a} and {b} run copies of one PostgreSQL cluster (equal system identifiers): \

@@ -2,9 +2,10 @@
 
 use super::roster::{tombstone, tombstone_out};
 use super::{
-    TEXT_BYTES_MAX, Taken, bad, counted, node, node_out, required, text, text_out, uuid, uuid_out,
+    TEXT_BYTES_MAX, Taken, bad, counted, endpoint, endpoint_out, node, node_out, required, text,
+    text_out, uuid, uuid_out,
 };
-use crate::peer::{CatalogAnswer, CatalogTable, ForgetAnswer, ForgetProposal};
+use crate::peer::{CatalogAnswer, CatalogTable, Claim, ForgetAnswer, ForgetProposal};
 use pgaa_core::ids::{LineageId, NodeId};
 use pgaa_proto::v1 as wire;
 use std::collections::BTreeMap;
@@ -62,6 +63,26 @@ pub(in crate::peer) fn catalog_out(catalog: &CatalogAnswer) -> wire::CatalogRepl
         catalog: catalog.digest,
         tables: catalog.tables.iter().map(table_out).collect(),
     }
+}
+
+/// What a node says of the process that speaks for it, if it says anything.
+pub(in crate::peer) fn claim(request: wire::VouchRequest) -> Taken<Option<Claim>> {
+    let claim = request.claim.map(|claim| {
+        Ok(Claim {
+            run: claim.run,
+            at: endpoint("claim.at", claim.at)?,
+        })
+    });
+    claim.transpose()
+}
+
+/// The same for the wire.
+pub(in crate::peer) fn claim_out(claim: Option<Claim>) -> wire::VouchRequest {
+    let claim = claim.map(|claim| wire::Claim {
+        run: claim.run,
+        at: endpoint_out(claim.at),
+    });
+    wire::VouchRequest { claim }
 }
 
 /// A proposal to bury a member.

@@ -17,8 +17,8 @@ pub(super) use join::{
     step_ask, step_ask_out,
 };
 pub(super) use mesh::{
-    catalog, catalog_out, forget_answer, forget_answer_out, forget_proposal, forget_proposal_out,
-    versions, versions_out,
+    catalog, catalog_out, claim, claim_out, forget_answer, forget_answer_out, forget_proposal,
+    forget_proposal_out, versions, versions_out,
 };
 pub(super) use pairing::{answer, answer_out, ask, ask_out};
 pub(super) use roster::{roster, roster_out};

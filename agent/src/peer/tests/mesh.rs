@@ -25,6 +25,21 @@ async fn members_exchange_everything_there_is() {
     let peers = two.peers();
     let (node, at) = (one.node, one.address);
     assert_eq!(peers.ping(node, at, 6).await.unwrap(), 7);
+    let claim = |run| Some(Claim { run, at });
+    assert_eq!(
+        peers.vouch(node, at, claim(u64::MAX)).await.unwrap(),
+        u64::MAX
+    );
+    assert_eq!(
+        peers.vouch(node, at, None).await.unwrap(),
+        2,
+        "its own UUID ends so"
+    );
+    let refused = peers.vouch(node, at, claim(0)).await.unwrap_err();
+    assert!(
+        matches!(&refused, PeerError::Refused { refusal, .. } if refusal.message == at.to_string()),
+        "{refused:?}"
+    );
 
     let have = BTreeMap::from([(id(4), 9), (id(5), 1)]);
     let (back, want) = peers.exchange(node, at, have, roster()).await.unwrap();

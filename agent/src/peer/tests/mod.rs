@@ -248,6 +248,14 @@ impl MeshHost for Host {
         })
     }
 
+    async fn vouch(&self, from: NodeId, claim: Option<Claim>) -> Result<u64, Refusal> {
+        match claim {
+            Some(claim) if claim.run == 0 => Err(Refusal::new("twin", &claim.at.to_string())),
+            Some(claim) => Ok(claim.run),
+            None => Ok(from.0.as_u64_pair().1),
+        }
+    }
+
     async fn ping(&self, _from: NodeId, generation: u64) -> u64 {
         generation + 1
     }
