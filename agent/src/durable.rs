@@ -42,26 +42,41 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DurableE
 }
 
 /// Writes `bytes` to `path` with `mode`: a temporary file beside it, fsync, rename, fsync of the
-/// directory. After a crash the file holds either the old bytes or the new.
+/// directory. After a crash the file holds either the old bytes or the new; after a failure, as on
+/// a full disk, the old.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
-    let directory = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
-    let temporary = directory.join(name);
+    let temporary = path.with_file_name(name);
+    if let Err(error) = fill(&temporary, bytes, mode) {
+        // What is half written would hold on to the space that is missing.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    fs::rename(&temporary, path).map_err(failed("replace", path))?;
+    sync_directory(path)
+}
+
+fn fill(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(mode)
-        .open(&temporary)
-        .map_err(failed("create", &temporary))?;
-    file.write_all(bytes).map_err(failed("write", &temporary))?;
-    file.sync_all().map_err(failed("sync", &temporary))?;
-    fs::rename(&temporary, path).map_err(failed("replace", path))?;
-    let directory_handle = File::open(directory).map_err(failed("open", directory))?;
-    directory_handle
-        .sync_all()
-        .map_err(failed("sync", directory))
+        .open(path)
+        .map_err(failed("create", path))?;
+    file.write_all(bytes).map_err(failed("write", path))?;
+    file.sync_all().map_err(failed("sync", path))
+}
+
+/// Makes a name in the directory of `path` last.
+fn sync_directory(path: &Path) -> Result<(), DurableError> {
+    let directory = match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        Some(_) | None => Path::new("."),
+    };
+    let handle = File::open(directory).map_err(failed("open", directory))?;
+    handle.sync_all().map_err(failed("sync", directory))
 }
 
 /// Reads a file; `None` when there is none.
@@ -80,9 +95,7 @@ pub fn remove(path: &Path) -> Result<(), DurableError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("remove", path)(error)),
     }
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let handle = File::open(directory).map_err(failed("open", directory))?;
-    handle.sync_all().map_err(failed("sync", directory))
+    sync_directory(path)
 }
 
 /// Makes a directory and its parents with `mode`, if they aren't there.

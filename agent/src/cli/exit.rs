@@ -89,7 +89,12 @@ impl From<ConfigError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
-        Failure::new(Exit::Degraded, format!("{error:#}"))
+        let mut text = format!("{error:#}");
+        // By its words: a program that was called says it as well.
+        if text.contains("No space left on device") {
+            text.push_str("; free some space or enlarge that disk: df -h");
+        }
+        Failure::new(Exit::Degraded, text)
     }
 }
 

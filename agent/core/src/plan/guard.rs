@@ -80,6 +80,35 @@ fn reason(roster: &Roster, disk: &DiskFacts, held: &Held) -> String {
     )
 }
 
+/// With less than this part of the disk left the next burst of writes may fail,
+const FULL_PART: u64 = 50;
+
+/// and with less than this many bytes, four segments of WAL, on any disk.
+const FULL_BYTES: u64 = 64 << 20;
+
+/// Says that the disk is full, whatever has filled it: also where PostgreSQL has ended by it.
+pub(super) fn disk(inputs: &Inputs<'_>, plan: &mut Plan) {
+    let Fact::Known(disk) = &inputs.observed.wal_disk else {
+        return;
+    };
+    if disk.free_bytes >= (disk.total_bytes / FULL_PART).max(FULL_BYTES) {
+        return;
+    }
+    plan.findings.push(Finding {
+        severity: Health::Critical,
+        code: "disk_full".to_owned(),
+        text: format!(
+            "the disk of the WAL has {} of {} left: PostgreSQL stops when that is used up",
+            in_words(disk.free_bytes),
+            in_words(disk.total_bytes)
+        ),
+        command:
+            "df -h, then free some space or enlarge the disk; systemctl start postgresql if it \
+                  has ended"
+                .to_owned(),
+    });
+}
+
 /// Plans what the guard has to do, and says what it sees.
 pub(super) fn watch(view: &View<'_>, plan: &mut Plan) {
     let inputs = view.inputs;

@@ -100,6 +100,7 @@ impl<'a> View<'a> {
 #[must_use]
 pub fn plan(inputs: &Inputs<'_>) -> Plan {
     let mut plan = Plan::default();
+    guard::disk(inputs, &mut plan);
     let postgres = match &inputs.observed.postgres {
         Fact::Known(facts) => facts,
         Fact::Unknown(why) => {

@@ -78,6 +78,20 @@ fn a_checkpoint_follows_before_anything_else_is_given_up() {
 }
 
 #[test]
+fn a_full_disk_is_told_of_even_when_postgresql_has_ended_by_it() {
+    let mut world = World::converged();
+    world.disk(100, 2);
+    assert_eq!(world.text(), "");
+    world.disk(100, 1);
+    assert_eq!(world.text(), "Critical disk_full\n");
+    world.observed.postgres = Fact::Unknown("the connection was refused".to_owned());
+    let text = world.text();
+    assert!(text.ends_with("Critical disk_full\n"), "{text}");
+    world.disk(1, 0);
+    assert!(world.text().ends_with("Critical disk_full\n"));
+}
+
+#[test]
 fn nothing_is_given_up_on_what_is_not_known() {
     let mut world = World::with_held(10, 60);
     world.observed.wal_disk = Fact::Unknown("no such file".to_owned());
