@@ -263,6 +263,15 @@ pub struct RenderArgs {
     /// The database that is replicated; the cluster's name when not given
     #[arg(long)]
     pub database: Option<String>,
+    /// Have the machines install PostgreSQL and this package: http:// or https://
+    #[arg(long, value_name = "URL", requires = "package_sha256")]
+    pub package_url: Option<String>,
+    /// The package's SHA-256
+    #[arg(long, value_name = "HEX", requires = "package_url")]
+    pub package_sha256: Option<String>,
+    /// Write the token to this file, and leave it out: for the systemd credential pgaa.token
+    #[arg(long, value_name = "FILE", conflicts_with = "package_url")]
+    pub token_to: Option<PathBuf>,
 }
 
 /// `image`
