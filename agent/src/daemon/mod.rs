@@ -29,7 +29,7 @@ use crate::peer::{PairingClient, Peers};
 use crate::postgres::Postgres;
 use crate::telemetry::{Systemd, http};
 use crate::trust::keyring::Keyring;
-use crate::trust::{Authority, Credentials, Identity, JoinToken, Tokens};
+use crate::trust::{Authority, Credentials, Identity, JoinToken, TokenId, Tokens};
 use crate::{control, durable, peer};
 use anyhow::{Context, bail};
 use knowledge::Knowledge;
@@ -41,6 +41,7 @@ use pgaa_core::record::Endpoints;
 use reconciler::Reconciler;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use store::Store;
@@ -115,7 +116,7 @@ fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
     let tokens = Tokens::open(&directory)?;
     let knowledge = Knowledge::load(identity.node(), store.clone())?;
     let member = knowledge.with_roster(|_| ()).is_some();
-    let token = join_token(&settings, &tokens, member, clocks)?;
+    let (token, token_file) = join_token(&settings, &tokens, member, clocks)?.unzip();
     let founding = Founding::restore(
         first_hello(&settings, &identity),
         &settings.policy,
@@ -127,6 +128,7 @@ fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
         token,
     );
     Ok(Node::new(Parts {
+        token_file,
         clocks,
         events: Events::open(&directory),
         peers: Peers::new(Arc::clone(&credentials)),
@@ -156,10 +158,11 @@ fn join_token(
     tokens: &Tokens,
     member: bool,
     clocks: Clocks,
-) -> anyhow::Result<Option<JoinToken>> {
-    let adopted = configured_token(settings).and_then(|token| {
+) -> anyhow::Result<Option<(JoinToken, (TokenId, PathBuf))>> {
+    let adopted = configured_token(settings).and_then(|(token, path)| {
         tokens.adopt(&token, clocks.wall())?;
-        Ok(token)
+        let id = token.id.clone();
+        Ok((token, (id, path)))
     });
     match adopted {
         Ok(token) => Ok(Some(token)),
@@ -171,13 +174,14 @@ fn join_token(
     }
 }
 
-/// The join token from the first of the configured files that exists.
-fn configured_token(settings: &Settings) -> anyhow::Result<JoinToken> {
+/// The join token from the first of the configured files that exists, and that file.
+fn configured_token(settings: &Settings) -> anyhow::Result<(JoinToken, PathBuf)> {
     for path in &settings.token_files {
         if let Some(bytes) = durable::read(path)? {
             let text = zeroize::Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-            return JoinToken::parse(text.trim())
-                .with_context(|| format!("{} holds no valid join token", path.display()));
+            let token = JoinToken::parse(text.trim())
+                .with_context(|| format!("{} holds no valid join token", path.display()))?;
+            return Ok((token, path.clone()));
         }
     }
     let places: Vec<String> = settings

@@ -25,6 +25,7 @@ use pgaa_core::status::{AnsweredBy, Progress, StatusReport};
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -63,6 +64,8 @@ pub struct Node {
     pub credentials: Arc<Credentials>,
     /// The join tokens.
     pub tokens: Tokens,
+    /// The token that this machine was given, and the file it is in.
+    pub token_file: Option<(TokenId, PathBuf)>,
     /// Rings when a token was made, used or revoked here.
     pub tokens_changed: Notify,
     /// The channels to other members.
@@ -124,6 +127,8 @@ pub struct Parts {
     /// See [`Node`].
     pub tokens: Tokens,
     /// See [`Node`].
+    pub token_file: Option<(TokenId, PathBuf)>,
+    /// See [`Node`].
     pub peers: Peers,
     /// See [`Node`].
     pub pairing: PairingClient,
@@ -156,6 +161,7 @@ impl Node {
             knowledge: parts.knowledge,
             credentials: parts.credentials,
             tokens: parts.tokens,
+            token_file: parts.token_file,
             tokens_changed: Notify::new(),
             peers: parts.peers,
             pairing: parts.pairing,

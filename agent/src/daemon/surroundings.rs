@@ -93,6 +93,7 @@ fn findings(node: &Node) -> Vec<Finding> {
             command: "pgaa-agent nodes, on both sides".to_owned(),
         });
     }
+    findings.extend(long_lived_token(node));
     let problems = node.join_problems.borrow();
     findings.extend(problems.iter().map(|problem| Finding {
         severity: Health::Degraded,
@@ -101,6 +102,40 @@ fn findings(node: &Node) -> Vec<Finding> {
         command: problem.command.clone(),
     }));
     findings
+}
+
+/// A token that is valid for longer than this is one that somebody wanted for later machines.
+const LONG_MS: i64 = 48 * 3600 * 1000;
+
+/// Where credentials are that systemd hands over: no other program can read them (systemd.exec).
+const CREDENTIALS: &str = "/run/credentials";
+
+/// A remark on a token that lies readable, here and in the user-data, and stays valid for long.
+fn long_lived_token(node: &Node) -> Option<Finding> {
+    let (id, path) = node.token_file.as_ref()?;
+    node.knowledge.with_roster(|_| ())?;
+    let now = node.clocks.wall();
+    let listed = node.tokens.list(now).into_iter();
+    let mut usable = listed.filter(|token| token.id == *id && token.refused.is_none());
+    let left_ms = usable.next()?.expires_at?.0.saturating_sub(now.0);
+    if left_ms < LONG_MS || path.starts_with(CREDENTIALS) {
+        return None;
+    }
+    let days = left_ms / (24 * 3600 * 1000);
+    Some(Finding {
+        severity: Health::Ok,
+        code: "token_long_lived".to_owned(),
+        text: format!(
+            "join token {} lies in {}, and in the user-data that wrote it: whoever reads it can \
+             join the mesh for {days} days yet",
+            id.as_str(),
+            path.display()
+        ),
+        command: format!(
+            "when no more machines come: pgaa-agent token revoke {}",
+            id.as_str()
+        ),
+    })
 }
 
 /// The last action that failed, as a finding.
