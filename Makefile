@@ -16,7 +16,8 @@ SERVER_PACKAGES := postgresql-15 postgresql-15-pglogical
 # iproute2 and nftables make the tests' networks.
 TEST_PACKAGES := $(BUILD_PACKAGES) $(SERVER_PACKAGES) iproute2 nftables
 # mmdebstrap bakes the machines' image, systemd-nspawn boots it.
-BOOT_PACKAGES := $(TEST_PACKAGES) mmdebstrap systemd-container
+# libfaketime shifts the clock of one program.
+BOOT_PACKAGES := $(TEST_PACKAGES) mmdebstrap systemd-container libfaketime
 
 NEXTEST := $(shell command -v cargo-nextest)
 ifdef NEXTEST
@@ -73,6 +74,7 @@ boot-packages:
 # The machines get the package of the agent that was just built, not optimised.
 boot-test: boot-packages build
 	@.ci/boot-image >/dev/null
+	@.ci/postgres-minors >/dev/null
 	@echo "== whole machines"
 	$(RUN_BOOT)
 

@@ -32,6 +32,19 @@ pub fn package(directory: &Path, version: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(run(&mut build)?))
 }
 
+/// A directory with packages for each minor version of PostgreSQL that can be had, the oldest
+/// first.
+pub fn postgres_minors() -> Result<Vec<PathBuf>> {
+    let path = run(&mut clean(in_checkout(".ci/postgres-minors")))?;
+    let path = path.lines().last().unwrap_or_default();
+    let entries = fs::read_dir(path).with_context(|| path.to_owned())?;
+    let mut minors: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    minors.sort();
+    Ok(minors)
+}
+
 impl Image {
     /// The baked image, without anything of ours.
     pub fn bare() -> Result<Image> {

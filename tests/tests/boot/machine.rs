@@ -7,7 +7,7 @@ use crate::image::Image;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use pgaa_core::status::StatusReport;
-use pgaa_tests::command::{clean, failure, log_file, output, tail};
+use pgaa_tests::command::{clean, failure, log_file, output, run, tail};
 use pgaa_tests::node::DATABASE;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -46,18 +46,23 @@ enum Ending {
 }
 
 impl Machine {
-    /// Makes a machine that is off, with an empty disk above `image`, and the seed of a NoCloud
-    /// data source: the user-data, and what a cloud says of the single machine.
+    /// Makes a machine that is off, with an empty disk above `image` or what a copied disk holds,
+    /// and the seed of a NoCloud data source: the user-data, and what a cloud says of the single
+    /// machine.
     pub fn create(
         name: &str,
         (namespace, address): (String, Ipv4Addr),
-        image: Image,
+        (image, disk): (Image, Option<PathBuf>),
         run_directory: &Path,
         user_data: &str,
     ) -> Result<Machine> {
         let directory = run_directory.join(name);
-        for part in ["disk", "work", "root"] {
+        for part in ["work", "root"] {
             fs::create_dir_all(directory.join(part))?;
+        }
+        match disk {
+            Some(disk) => fs::rename(disk, directory.join("disk"))?,
+            None => fs::create_dir_all(directory.join("disk"))?,
         }
         let group = Group::create(&namespace)?;
         let machine = Machine {
@@ -87,6 +92,34 @@ impl Machine {
         let path = self.directory.join("disk").join(path);
         fs::create_dir_all(path.parent().context("no directory")?)?;
         fs::write(&path, text).with_context(|| format!("{} can't be written", path.display()))
+    }
+
+    /// Puts a file of the host onto the disk of a machine that has not been booted yet.
+    pub fn place(&self, file: &Path, path: &str) -> Result<()> {
+        let path = self.directory.join("disk").join(path);
+        fs::create_dir_all(path.parent().context("no directory")?)?;
+        let copied = fs::copy(file, &path).map(drop);
+        copied.with_context(|| format!("{} can't be written", path.display()))
+    }
+
+    /// The image it was booted from, and a copy of its disk in this moment, as a hypervisor takes
+    /// one: while it is on it stands still meanwhile.
+    pub fn snapshot(&self) -> Result<(Image, PathBuf)> {
+        let copy = self.directory.join("snapshot");
+        let on = self.nspawn().is_some();
+        if on {
+            self.freeze(true)?;
+        }
+        // With the attributes in which overlayfs keeps what was removed.
+        let copied = run(clean("cp")
+            .arg("--archive")
+            .arg(self.directory.join("disk"))
+            .arg(&copy));
+        if on {
+            self.freeze(false)?;
+        }
+        copied?;
+        Ok((self.image.clone(), copy))
     }
 
     /// Makes a part of the image disappear from a machine that has not been booted yet (a
@@ -186,6 +219,14 @@ impl Machine {
         let ending = self.await_end()?;
         ensure!(ending == Ending::Reboot, "{} is {ending:?}", self.name);
         self.switch_on()
+    }
+
+    /// Switches it off in order, as `poweroff` does at a login.
+    pub fn power_off(&self) -> Result<()> {
+        self.run("systemctl", &["poweroff"])?;
+        let ending = self.await_end()?;
+        ensure!(ending == Ending::Off, "{} is {ending:?}", self.name);
+        Ok(())
     }
 
     /// Waits until it has ended by itself.

@@ -8,6 +8,7 @@ use crate::machine::Machine;
 use anyhow::{Context, Result, ensure};
 use pgaa_agent::clock::Clocks;
 use pgaa_tests::cluster::{full_mesh, waiting};
+use pgaa_tests::command::call;
 use pgaa_tests::net::Network;
 use pgaa_tests::stale::{RunLock, lock, run_directory, run_name, sweep};
 use pgaa_tests::workload::token;
@@ -34,6 +35,8 @@ pub struct Yard {
     machines: Vec<Machine>,
     /// The lines between the machines.
     net: Network,
+    /// Without our package.
+    bare: Image,
     image: Image,
     directory: Directory,
     clocks: Clocks,
@@ -56,13 +59,25 @@ impl Drop for Directory {
 /// The user-data that we ship, with this network's addresses and a token: one and the same for
 /// every machine.
 pub fn user_data() -> Result<String> {
-    let path = in_checkout("cloud-init/user-data");
+    filled("user-data")
+}
+
+/// User-data for a mesh of one.
+pub fn alone(user_data: &str) -> String {
+    user_data
+        .replace("expect = 3", "expect = 1")
+        .replace(", \"10.77.0.12\", \"10.77.0.13\"", "")
+}
+
+/// One of the templates that we ship, filled in.
+pub fn filled(template: &str) -> Result<String> {
+    let path = in_checkout("cloud-init").join(template);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let filled = text
         .replace("10.0.0.", "10.77.0.")
         .replace("pgaa1.REPLACE-ID.REPLACE-SECRET", &token(1));
     ensure!(
-        !filled.contains("REPLACE"),
+        !filled.replace("REPLACE-SHA256", "").contains("REPLACE"),
         "{} has other placeholders",
         path.display()
     );
@@ -81,10 +96,12 @@ impl Yard {
         fs::create_dir_all(&directory.0)?;
         fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o755))?;
         let package = package(&directory.0, VERSION)?;
-        let image = Image::bare()?.with_package(&package, &directory.0)?;
+        let bare = Image::bare()?;
+        let image = bare.with_package(&package, &directory.0)?;
         let mut yard = Yard {
             machines: Vec::new(),
             net: Network::create(&run)?,
+            bare,
             image,
             directory,
             clocks: Clocks::start(),
@@ -99,6 +116,32 @@ impl Yard {
 
     /// Makes one more machine.
     pub fn add(&mut self) -> Result<()> {
+        let user_data = self.user_data.clone();
+        self.make((self.image.clone(), None), &user_data).map(drop)
+    }
+
+    /// Makes one more machine, from the image that has no package of ours.
+    pub fn add_bare(&mut self, user_data: &str) -> Result<&Machine> {
+        self.make((self.bare.clone(), None), user_data)
+    }
+
+    /// Makes one more machine, with all that another has on its disk now.
+    pub fn clone_machine(&mut self, name: &str) -> Result<()> {
+        let found = self.machines.iter().find(|machine| machine.name() == name);
+        let copied = found.context("no such machine")?.snapshot()?;
+        let (image, disk) = copied;
+        let user_data = self.user_data.clone();
+        self.make((image, Some(disk)), &user_data).map(drop)
+    }
+
+    /// Gives a machine a way out of its network, though nobody is there.
+    pub fn add_default_route(&self, name: &str) -> Result<()> {
+        let namespace = self.net.namespace(name);
+        let route = ["-n", &namespace, "route", "add", "default", "dev", "eth0"];
+        call("ip", &route).map(drop)
+    }
+
+    fn make(&mut self, made_of: (Image, Option<PathBuf>), user_data: &str) -> Result<&Machine> {
         let number = self.machines.len();
         let name = NAMES.get(number).context("no name for another machine")?;
         let address = Ipv4Addr::new(10, 77, 0, u8::try_from(number + 11)?);
@@ -106,11 +149,11 @@ impl Yard {
         self.machines.push(Machine::create(
             name,
             (self.net.namespace(name), address),
-            self.image.clone(),
+            made_of,
             &self.directory.0,
-            &self.user_data,
+            user_data,
         )?);
-        Ok(())
+        self.machines.last().context("it is gone")
     }
 
     /// All machines.

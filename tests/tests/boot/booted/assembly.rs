@@ -4,7 +4,7 @@
 use super::{READY_TO_ACCEPT, is_sound, log_of_postgres, make_table, starts_of_postgres, visit};
 use crate::machine::{Machine, words};
 use crate::seconds;
-use crate::yard::{Yard, play, play_with, user_data};
+use crate::yard::{Yard, alone, filled, play, play_with};
 use anyhow::{Context, Result, ensure};
 use pgaa_tests::workload::token;
 
@@ -40,13 +40,8 @@ fn three_machines_become_one_mesh() -> Result<()> {
 /// which keeps it out of the user-data.
 #[test]
 fn the_service_is_what_systemd_expects_of_one() -> Result<()> {
-    let alone = user_data()?
-        .replace("expect = 3", "expect = 1")
-        .replace(", \"10.77.0.12\", \"10.77.0.13\"", "");
-    let (without_token, _) = alone
-        .split_once("  # The only secret")
-        .context("the template has changed")?;
-    play_with(1, without_token.to_owned(), |yard| {
+    let without_token = alone(&filled("user-data-credential")?);
+    play_with(1, without_token, |yard| {
         let [machine] = yard.each()?;
         machine.hand_over("pgaa.token", &token(1));
         yard.switch_on()?;

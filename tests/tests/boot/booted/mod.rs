@@ -1,9 +1,13 @@
 //! The scenarios: what a person does to machines, and what has to come of it.
 
 mod assembly;
+mod copies;
 mod growth;
+mod minors;
 mod package;
 mod power;
+mod provisioning;
+mod resources;
 mod trouble;
 
 use crate::machine::Machine;

@@ -111,9 +111,15 @@ fn is_inert(yard: &Yard, machine: &Machine) -> Result<()> {
     machine
         .shell(
             "test ! -e /var/lib/pgaa/node.json; test ! -e /etc/postgresql/15\n\
-             cloud-init schema --config-file /usr/share/pgaa/user-data\n\
-             pgaa-agent cloud-init render --name books --expect 3 --seeds db.example.org >rendered\n\
-             cloud-init schema --config-file rendered; grep -q 'name = \"books\"' rendered",
+             for file in /usr/share/pgaa/*-data*; do cloud-init schema --config-file $file; done\n\
+             render() { pgaa-agent cloud-init render --name books --expect 3 --seeds db.example.org \
+                 \"$@\" >rendered; cloud-init schema --config-file rendered; \
+                 grep -q 'name = \"books\"' rendered; }\n\
+             render; grep -q pgaa1 rendered\n\
+             render --token-to token; ! grep -q 'pgaa1[.][0-9a-f]' rendered\n\
+             test \"$(stat --format=%a token)\" = 600; grep -q '^pgaa1[.]' token\n\
+             render --package-url https://example.org/p.deb \
+                 --package-sha256 $(sha256sum token | cut -d' ' -f1)",
         )
         .map(drop)
 }

@@ -26,7 +26,7 @@ fn every_trouble_is_named() -> Result<()> {
 }
 
 /// The unit has failed with this exit code, and its journal says this.
-fn has_failed(machine: &Machine, unit: &str, code: &str, says: &[&str]) -> Result<()> {
+pub(super) fn has_failed(machine: &Machine, unit: &str, code: &str, says: &[&str]) -> Result<()> {
     let state = machine.property(unit, "ActiveState")?;
     ensure!(state == "failed", "{unit} is {state}");
     let status = machine.property(unit, "ExecMainStatus")?;
@@ -34,7 +34,7 @@ fn has_failed(machine: &Machine, unit: &str, code: &str, says: &[&str]) -> Resul
     has_said(machine, unit, says)
 }
 
-fn has_said(machine: &Machine, unit: &str, says: &[&str]) -> Result<()> {
+pub(super) fn has_said(machine: &Machine, unit: &str, says: &[&str]) -> Result<()> {
     let arguments = ["--no-pager", "--output=cat", "--boot", "--unit", unit];
     let said = machine.run("journalctl", &arguments)?;
     for words in says {

@@ -1,0 +1,116 @@
+//! What a machine runs out of, or has wrong: its disk, its clock. README's table of troubles
+//! promises what is seen then.
+
+use super::is_sound;
+use super::trouble::{has_failed, has_said};
+use crate::machine::Machine;
+use crate::seconds;
+use crate::yard::{Yard, alone, play_with, user_data};
+use anyhow::{Context, Result, ensure};
+use pgaa_core::status::{Finding, Health};
+
+/// A file system of its own for PostgreSQL, too small for a cluster.
+const SMALL_DISK: &str =
+    "tmpfs /var/lib/postgresql tmpfs size=20m,mode=0755,uid=postgres,gid=postgres 0 0\n";
+
+/// Fills the file system that is named.
+const FILL: &str = "dd if=/dev/zero of=$0/fill bs=64k status=none 2>/dev/null || true";
+
+#[test]
+fn a_full_disk_is_named() -> Result<()> {
+    play_with(1, alone(&user_data()?), |yard| {
+        let [machine] = yard.each()?;
+        machine.write("etc/fstab", SMALL_DISK)?;
+        yard.switch_on()?;
+        no_room_for_a_cluster(yard, machine)?;
+        no_room_for_writes(yard, machine)?;
+        no_room_for_the_agent(yard, machine)
+    })
+}
+
+/// The first boot can't make the cluster; with room it is made, without a reboot.
+fn no_room_for_a_cluster(yard: &Yard, machine: &Machine) -> Result<()> {
+    yard.eventually(
+        seconds(120),
+        "the full disk is named at the first boot",
+        || {
+            has_failed(
+                machine,
+                "pgaa-provision",
+                "1",
+                &["No space left on device", "df -h"],
+            )?;
+            let state = machine.property("pgaa-agent", "ActiveState")?;
+            ensure!(state == "active", "the agent is {state}");
+            Ok(())
+        },
+    )?;
+    machine.shell(
+        "mount -o remount,size=1g /var/lib/postgresql\n\
+         systemctl restart pgaa-provision pgaa-agent",
+    )?;
+    yard.await_mesh(seconds(60), &[machine])?;
+    yard.eventually(seconds(60), "nothing has failed any more", || {
+        is_sound(machine)
+    })
+    .map(drop)
+}
+
+/// A member's disk is full, and has room again.
+fn no_room_for_writes(yard: &Yard, machine: &Machine) -> Result<()> {
+    machine.run("sh", &["-c", FILL, "/var/lib/postgresql"])?;
+    yard.eventually(seconds(30), "status says that the disk is full", || {
+        let found = finding(machine, "disk_full")?;
+        ensure!(
+            found.severity == Health::Critical && found.command.contains("df -h"),
+            "{found:?}"
+        );
+        let code = machine.try_run("pgaa-agent", &["status"])?.status.code();
+        ensure!(code == Some(2), "{code:?}");
+        Ok(())
+    })?;
+    machine.shell("rm /var/lib/postgresql/fill")?;
+    yard.await_mesh(seconds(60), &[machine])?;
+    yard.eventually(seconds(30), "status says so no more", || {
+        ensure!(finding(machine, "disk_full").is_err());
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// Where the agent can't store what it must not forget it does not run.
+fn no_room_for_the_agent(yard: &Yard, machine: &Machine) -> Result<()> {
+    machine.shell(
+        "systemctl stop pgaa-agent\n\
+         cp -a /var/lib/pgaa /root/state\n\
+         mount -t tmpfs -o size=1m,mode=0700,uid=postgres,gid=postgres tmpfs /var/lib/pgaa\n\
+         cp -a /root/state/. /var/lib/pgaa/",
+    )?;
+    machine.run("sh", &["-c", FILL, "/var/lib/pgaa"])?;
+    machine.run("systemctl", &["start", "--no-block", "pgaa-agent"])?;
+    yard.eventually(seconds(30), "the agent says that it can't store", || {
+        has_said(
+            machine,
+            "pgaa-agent",
+            &[
+                "/var/lib/pgaa/node.json",
+                "No space left on device",
+                "df -h",
+            ],
+        )?;
+        let state = machine.property("pgaa-agent", "ActiveState")?;
+        ensure!(state == "activating", "it is {state}");
+        let status = machine.property("pgaa-agent", "ExecMainStatus")?;
+        ensure!(status == "1", "it ended with {status}");
+        Ok(())
+    })?;
+    machine.shell("rm /var/lib/pgaa/fill; test -z \"$(ls /var/lib/pgaa | grep new)\"")?;
+    yard.await_mesh(seconds(30), &[machine])?;
+    is_sound(machine)
+}
+
+fn finding(machine: &Machine, code: &str) -> Result<Finding> {
+    let findings = machine.status()?.findings;
+    let found = findings.iter().find(|finding| finding.code == code);
+    found.cloned().with_context(|| format!("{findings:?}"))
+}
