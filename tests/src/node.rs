@@ -294,6 +294,21 @@ impl Node {
         self.sql_in(DATABASE, statements)
     }
 
+    /// Changes rows on this node alone: what carries a foreign origin is not sent to others.
+    pub fn sql_unsent(&self, statements: &str) -> Result<String> {
+        self.sql_patiently(&format!(
+            "select pg_replication_origin_create('unsent');
+             select pg_replication_origin_session_setup('unsent');
+             begin;
+             select pg_replication_origin_xact_setup('0/1', now());
+             set local session_replication_role = replica;
+             {statements};
+             commit;
+             select pg_replication_origin_session_reset();
+             select pg_replication_origin_drop('unsent')"
+        ))
+    }
+
     /// The same in another database.
     pub fn sql_in(&self, database: &str, statements: &str) -> Result<String> {
         self.psql(database, statements, "60s")

@@ -31,22 +31,6 @@ fn table<'a>(report: &'a Report, name: &str) -> Result<&'a TableReport> {
     found.with_context(|| format!("{name} was not compared: {report:?}"))
 }
 
-/// Changes rows on one node alone: what carries a foreign origin is not sent to others.
-fn only_here(node: &Node, statements: &str) -> Result<()> {
-    node.sql(&format!(
-        "select pg_replication_origin_create('only_here');
-         select pg_replication_origin_session_setup('only_here');
-         begin;
-         select pg_replication_origin_xact_setup('0/1', now());
-         set local session_replication_role = replica;
-         {statements};
-         commit;
-         select pg_replication_origin_session_reset();
-         select pg_replication_origin_drop('only_here')"
-    ))?;
-    Ok(())
-}
-
 #[test]
 fn rows_that_differ_are_found_and_rows_on_their_way_are_not() -> Result<()> {
     play(3, |cluster| {
@@ -94,26 +78,18 @@ fn rows_that_differ_are_found_and_rows_on_their_way_are_not() -> Result<()> {
 /// Lost, extra and different rows; keys of several columns; a type of the user's; a value that
 /// only looks different as text.
 fn spoil(a: &Node, b: &Node, c: &Node) -> Result<()> {
-    only_here(b, "delete from public.shared where id = 30000")?;
-    only_here(c, "insert into public.shared values (40000, 3, 3)")?;
-    only_here(a, "update public.shared set value = -7 where id = 20000")?;
-    only_here(
-        b,
-        "insert into public.accounts (region, code, node, balance) values (77, 'odd, \"one\"', 7, 1)",
+    b.sql_unsent("delete from public.shared where id = 30000")?;
+    c.sql_unsent("insert into public.shared values (40000, 3, 3)")?;
+    a.sql_unsent("update public.shared set value = -7 where id = 20000")?;
+    b.sql_unsent("insert into public.accounts (region, code, node, balance) values (77, 'odd, \"one\"', 7, 1)",
     )?;
-    only_here(
-        c,
-        "insert into public.customers (id, node, name, mood) values (-5, 9, 'x', 'low')",
-    )?;
-    only_here(
-        a,
+    c.sql_unsent("insert into public.customers (id, node, name, mood) values (-5, 9, 'x', 'low')")?;
+    a.sql_unsent(
         "insert into public.customers (id, node, name, mood) values (-5, 9, 'x', 'high')",
     )?;
     // 1.0 and 1.00 are equal, and not the same.
     for (node, balance) in [(a, "1.0"), (b, "1.0"), (c, "1.00")] {
-        only_here(
-            node,
-            &format!(
+        node.sql_unsent(&format!(
                 "insert into public.accounts (region, code, node, balance) values (78, 'n', 7, {balance})"
             ),
         )?;

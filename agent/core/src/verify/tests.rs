@@ -1,6 +1,6 @@
 //! Against tables in memory whose rows travel late.
 
-use super::{Difference, Digest, Failure, Key, Range, RowHash, Tables, Verdict, verify};
+use super::{Difference, Digest, Failure, Key, Range, RowHash, Tables, Verdict, by_ranges};
 use crate::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -156,7 +156,7 @@ impl Tables for Model {
 }
 
 fn run(model: &Model) -> Verdict {
-    let mut work = pin!(verify(model, "public.t"));
+    let mut work = pin!(by_ranges(model, "public.t", 4_000));
     match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(verdict) => verdict.unwrap(),
         Poll::Pending => panic!("the model never waits"),

@@ -1,8 +1,8 @@
 //! `make bench`: what the agent costs and gains, all measured in one run on one machine.
 //!
 //! Formation and overhead are ratios of two things that were measured side by side; absolute
-//! numbers stand beside their goals. `pgaa-bench formation`, `join`, `rest` and `overhead` measure
-//! a part alone. Must not decide whether anything passed: machines differ.
+//! numbers stand beside their goals. `pgaa-bench formation`, `join`, `verify`, `rest` and
+//! `overhead` measure a part alone. Must not decide whether anything passed: machines differ.
 
 mod cpu;
 mod formation;
@@ -10,6 +10,7 @@ mod join;
 mod overhead;
 mod rest;
 mod script;
+mod verify;
 
 use anyhow::{Result, bail};
 use pgaa_tests::scenario::play;
@@ -20,7 +21,7 @@ use std::time::Duration;
 const NEVER: Duration = Duration::from_secs(120);
 
 /// What can be measured alone.
-const PARTS: [&str; 4] = ["formation", "join", "rest", "overhead"];
+const PARTS: [&str; 5] = ["formation", "join", "verify", "rest", "overhead"];
 
 fn main() -> ExitCode {
     match measure() {
@@ -46,6 +47,9 @@ fn measure() -> Result<()> {
         join::admission()?;
         join::compare_copies()?;
         join::crossed()?;
+    }
+    if wanted("verify") {
+        verify::compare()?;
     }
     if !wanted("rest") && !wanted("overhead") {
         return Ok(());

@@ -1,0 +1,71 @@
+//! Comparing a large table on three nodes against hashing it once on one of them.
+
+use crate::{NEVER, median, report};
+use anyhow::{Context, Result, ensure};
+use pgaa_agent::clock::Clocks;
+use pgaa_core::verify::{Finding, Report};
+use pgaa_tests::command::{as_server, output};
+use pgaa_tests::node::Node;
+use pgaa_tests::scenario::play;
+
+/// 545 MB.
+const TABLE: &str =
+    "create table public.bulk (id bigint primary key, a text, b int, c timestamptz)";
+const FILL: &str = "insert into public.bulk
+    select i, repeat(md5(i::text), 3), i % 1000, '2026-01-01'::timestamptz + i * interval '1 s'
+      from generate_series(1, 3000000) as i";
+
+/// The same hashes over the whole table, by one scan of one session.
+const PLAIN: &str = "set max_parallel_workers_per_gather = 0;
+    select count(*), bit_xor(hash_record_extended(t, 0)), bit_xor(hash_record_extended(t, 1))
+      from public.bulk as t";
+
+/// Rounds of each; the middle one counts.
+const ROUNDS: usize = 3;
+
+/// Measures and reports.
+pub fn compare() -> Result<()> {
+    play(3, |cluster| {
+        cluster.await_assembly(NEVER)?;
+        cluster.everywhere(TABLE)?;
+        cluster.eventually(NEVER, "the table is replicated", |c| {
+            c.replicates(&["public.bulk"])
+        })?;
+        for node in cluster.nodes() {
+            node.sql_unsent(FILL)?;
+            node.sql_patiently("vacuum analyze public.bulk")?;
+        }
+        let node = cluster.nodes().first().context("no nodes")?;
+        let (mut plain, mut eager, mut gentle) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            plain.push(seconds(|| node.sql_patiently(PLAIN).map(drop))?);
+            eager.push(seconds(|| verify(node, &["--eager"]))?);
+            gentle.push(seconds(|| verify(node, &[]))?);
+        }
+        let plain = median(&mut plain);
+        let line = |ours: f64| format!("{ours:.2} s / {plain:.2} s = {:.2}", ours / plain);
+        report(
+            "verify --eager of 3 million rows on 3 nodes / one scan",
+            &line(median(&mut eager)),
+            "1.5",
+        );
+        report("the same with rests", &line(median(&mut gentle)), "-");
+        Ok(())
+    })
+}
+
+fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let clocks = Clocks::start();
+    work()?;
+    Ok(clocks.mono().0 as f64 / 1000.0)
+}
+
+fn verify(node: &Node, options: &[&str]) -> Result<()> {
+    let mut command = as_server(node.agent_program());
+    command.arg("--socket").arg(node.agent_socket());
+    command.args(["verify", "public.bulk", "-o", "json"]);
+    let output = output(command.args(options))?;
+    let report: Report = serde_json::from_slice(&output.stdout)?;
+    ensure!(report.finding() == Finding::Equal, "{report:?}");
+    Ok(())
+}
