@@ -107,6 +107,10 @@ fn a_node_whose_slot_was_dropped_is_synchronised_anew() -> Result<()> {
         cluster.eventually(seconds(30), "public.notes is replicated", |cluster| {
             cluster.replicates(&["public.notes"])
         })?;
+        // Its sequences go on behind what it had given before.
+        let tickets =
+            "insert into public.tickets (node, text) select 3, 'c' from generate_series(1, 20)";
+        c.sql(tickets)?;
         let load = Load::start(&[a, b], Workload::Own, Rate::PerSecond(50))?;
         let over = AtomicBool::new(false);
         let (played, stored) = thread::scope(|scope| {
@@ -121,6 +125,7 @@ fn a_node_whose_slot_was_dropped_is_synchronised_anew() -> Result<()> {
             bail!("the application that writes on c has panicked");
         };
         exported(c, "notes")?;
+        c.sql(tickets)?;
         await_equality(cluster, &[a, b, c])?;
         eprintln!("          {} notes of an application on c", stored.len());
         cluster.eventually(RECOVERY_MAX, "no note is lost", |_| {

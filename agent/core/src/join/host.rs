@@ -30,6 +30,9 @@ pub struct Member {
 pub enum LeaseKind {
     /// Give it to the joiner.
     Acquire,
+    /// Give it to a member that is to be synchronised anew: its slots are a member's, and are kept
+    /// whatever becomes of the lease, until it has them dropped itself.
+    AcquireAnew,
     /// Let it last longer.
     Renew,
     /// The joiner is done.

@@ -74,7 +74,7 @@ impl Lease {
                 denied(self.holder, "this lease is not in force any more")
             }
             LeaseKind::Release | LeaseKind::Renew => LeaseVerdict::Granted,
-            LeaseKind::Acquire => match me.1 {
+            LeaseKind::Acquire | LeaseKind::AcquireAnew => match me.1 {
                 Stage::Founding => denied(
                     None,
                     "this member is not ready yet: the founding comes first",
@@ -112,12 +112,17 @@ impl Lease {
     pub fn after(&self, from: NodeId, ask: &LeaseAsk, now: Wall) -> Lease {
         let ttl_ms = i64::try_from(ask.ttl.min(TTL_MAX).as_millis()).unwrap_or(i64::MAX);
         let expires = Wall(now.0.saturating_add(ttl_ms));
+        let mut committed = self.committed.clone();
+        if ask.kind == LeaseKind::AcquireAnew {
+            // Its record may say that it is booting when the lease runs out.
+            committed.insert(from);
+        }
         match ask.kind {
-            LeaseKind::Acquire => Lease {
+            LeaseKind::Acquire | LeaseKind::AcquireAnew => Lease {
                 epoch: self.epoch.saturating_add(1),
                 holder: Some(from),
                 expires,
-                committed: self.committed.clone(),
+                committed,
                 sequence: 0,
             },
             LeaseKind::Renew => Lease {
@@ -210,6 +215,21 @@ mod tests {
         assert_eq!(taken.epoch, 2);
         let renew = ask(1, LeaseKind::Renew, 1);
         assert!(!judge(&taken, Stage::Ready, 1, &renew, later));
+    }
+
+    #[test]
+    fn the_slots_of_a_member_are_kept_when_its_lease_runs_out() {
+        let joins = Lease::default().after(id(1), &ask(1, LeaseKind::Acquire, 0), NOW);
+        assert!(!joins.keeps(id(1), false));
+        let anew = Lease::default().after(id(1), &ask(1, LeaseKind::AcquireAnew, 0), NOW);
+        assert!(anew.keeps(id(1), false) && anew.in_force(NOW) == Some(id(1)));
+        assert!(!judge(
+            &anew,
+            Stage::Ready,
+            2,
+            &ask(2, LeaseKind::AcquireAnew, 0),
+            NOW
+        ));
     }
 
     #[test]

@@ -91,10 +91,14 @@ impl Held {
                 "{name} has never been heard of; if it is lost: pgaa-agent forget {member}"
             )));
         };
+        let kind = match Way::of(host.stage()) {
+            Way::Fill | Way::Confirm => LeaseKind::Acquire,
+            Way::Anew => LeaseKind::AcquireAnew,
+        };
         let ask = LeaseAsk {
             joiner: host.me(),
             epoch: 0,
-            kind: LeaseKind::Acquire,
+            kind,
             ttl: TTL,
         };
         let address = record.endpoints.grpc;

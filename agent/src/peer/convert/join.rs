@@ -21,6 +21,7 @@ const NAME_BYTES_MAX: usize = 63;
 pub(in crate::peer) fn lease_ask(request: wire::LeaseRequest) -> Taken<LeaseAsk> {
     let kind = match Kind::try_from(request.kind) {
         Ok(Kind::Acquire) => LeaseKind::Acquire,
+        Ok(Kind::AcquireAnew) => LeaseKind::AcquireAnew,
         Ok(Kind::Renew) => LeaseKind::Renew,
         Ok(Kind::Release) => LeaseKind::Release,
         Err(_) => return bad("lease.kind", "is not a number this version knows"),
@@ -37,6 +38,7 @@ pub(in crate::peer) fn lease_ask(request: wire::LeaseRequest) -> Taken<LeaseAsk>
 pub(in crate::peer) fn lease_ask_out(ask: &LeaseAsk) -> wire::LeaseRequest {
     let kind = match ask.kind {
         LeaseKind::Acquire => Kind::Acquire,
+        LeaseKind::AcquireAnew => Kind::AcquireAnew,
         LeaseKind::Renew => Kind::Renew,
         LeaseKind::Release => Kind::Release,
     };
