@@ -13,8 +13,11 @@ FUZZ_SECONDS ?= 60
 # gcc and libc6-dev link the programs; the cryptography library brings C and assembler.
 BUILD_PACKAGES := gcc libc6-dev
 SERVER_PACKAGES := postgresql-15 postgresql-15-pglogical
-# iproute2 and nftables make the tests' networks.
-TEST_PACKAGES := $(BUILD_PACKAGES) $(SERVER_PACKAGES) iproute2 nftables
+# chrony is unpacked, not installed: it would take over this machine's clock. These are its
+# libraries.
+CHRONY_LIBRARIES := libcap2 libedit2 libgnutls30 libnettle8 libseccomp2
+# iproute2 and nftables make the tests' networks, libfaketime shifts clocks.
+TEST_PACKAGES := $(BUILD_PACKAGES) $(SERVER_PACKAGES) iproute2 nftables libfaketime $(CHRONY_LIBRARIES)
 # mmdebstrap bakes the machines' image, systemd-nspawn boots it.
 # libfaketime shifts the clock of one program.
 BOOT_PACKAGES := $(TEST_PACKAGES) mmdebstrap systemd-container libfaketime
@@ -49,6 +52,7 @@ test: packages format build lint check-tests
 
 packages:
 	@.ci/install-packages $(TEST_PACKAGES)
+	@.ci/unpack-chrony
 
 build:
 	@echo "== build"

@@ -11,4 +11,5 @@ pub mod node;
 pub mod process;
 pub mod scenario;
 pub mod stale;
+pub mod time;
 pub mod workload;

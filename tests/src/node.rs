@@ -176,6 +176,31 @@ impl Node {
         server_file(&path, &format!("{text}\n{lines}"), 0o600)
     }
 
+    /// Adds a section to the agent's configuration.
+    pub fn amend_agent(&self, lines: &str) -> Result<()> {
+        let path = self.config_file();
+        let text = fs::read_to_string(&path)?;
+        server_file(&path, &format!("{text}\n{lines}"), 0o644)
+    }
+
+    /// Shifts the clock of the agent and the server by so many seconds: of those that run, when
+    /// it was shifted before they were started, and of those to be started.
+    pub fn shift_clock(&self, seconds: f64) -> Result<()> {
+        crate::time::shift(&self.file("clock"), seconds)
+    }
+
+    /// A program of this node, in its namespace, as the servers' account, with its clock.
+    fn program(&self, program: &Path) -> Command {
+        let clock = self.file("clock");
+        if !clock.exists() {
+            return as_server_in(&self.namespace, program);
+        }
+        // Set by `env`, which is no longer root: what the library shares is the account's own.
+        let mut command = as_server_in(&self.namespace, "env");
+        command.args(crate::time::shifted_by(&clock)).arg(program);
+        command
+    }
+
     /// Does this server know a setting? Asks the program, not a running server.
     pub fn server_knows(&self, setting: &str) -> Result<bool> {
         let mut command = as_server(format!("{SERVER_BIN}/postgres"));
@@ -224,7 +249,7 @@ impl Node {
     /// `pgaa-agent --config FILE <arguments>` inside the namespace, as the server's account.
     #[must_use]
     pub fn agent_command(&self, arguments: &[&str]) -> Command {
-        let mut command = as_server_in(&self.namespace, &self.agent_binary);
+        let mut command = self.program(&self.agent_binary);
         command
             .env("FAILPOINTS_DIR", self.file("failpoints"))
             .arg("--config")
@@ -387,7 +412,7 @@ impl Node {
 
     /// Starts PostgreSQL; returns at once.
     pub fn start_postgres(&self) -> Result<()> {
-        let mut command = as_server_in(&self.namespace, format!("{SERVER_BIN}/postgres"));
+        let mut command = self.program(Path::new(&format!("{SERVER_BIN}/postgres")));
         command.arg("-D").arg(self.data_directory());
         let log = self.directory.join("postgres.log");
         *lock(&self.postgres) = Some(Daemon::spawn("postgres", &mut command, &log)?);

@@ -64,6 +64,16 @@ impl Stage {
         }
     }
 
+    /// How far a joining node has come.
+    #[must_use]
+    pub fn phase(self) -> Option<JoinPhase> {
+        match self {
+            Stage::Founding => Some(JoinPhase::Founding),
+            Stage::Joining(phase) => Some(phase),
+            Stage::Single | Stage::Ready | Stage::Resyncing | Stage::Leaving | Stage::Left => None,
+        }
+    }
+
     /// May applications have written here as a member of the mesh?
     #[must_use]
     pub fn took_writes(self) -> bool {

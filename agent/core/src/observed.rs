@@ -3,6 +3,7 @@
 //! A fact may be unknown, and then says why. Nothing that can lose data may follow from an
 //! unknown fact, nor from a peer being unreachable.
 
+use crate::clock::ClockView;
 use crate::ids::{DataEpoch, Lsn, NodeId};
 use crate::time::{Mono, Wall};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,8 @@ pub struct Observed {
     pub wal_disk: Fact<DiskFacts>,
     /// Files with what this node held before it was synchronised anew, until somebody removes them.
     pub exports: Vec<String>,
+    /// This node's clock, and how far the others' are from it.
+    pub clock: ClockView,
 }
 
 /// The file system that holds the WAL.

@@ -1,5 +1,6 @@
 //! What the operator wants, validated: the part of the configuration that decisions rest on.
 
+use crate::clock::ClockPolicy;
 use crate::ids::Name;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub struct Policy {
     pub excluded_schemas: Vec<String>,
     /// What slots may hold back.
     pub slots: SlotPolicy,
+    /// What clocks must be like.
+    pub clock: ClockPolicy,
 }
 
 /// What slots may hold back before they are given up.

@@ -1,7 +1,6 @@
 //! This node's own record: made from what was just seen, and given a new version when it says
 //! something new.
 
-use crate::clock::ClockReading;
 use crate::ids::{Lsn, Name, NodeId};
 use crate::observed::PostgresFacts;
 use crate::plan::{Inputs, edge_reports, slots_for, state_of};
@@ -70,8 +69,6 @@ pub struct Seen {
     pub now: Now,
     /// Where this node is reached; `None` while its own address isn't known.
     pub endpoints: Option<Endpoints>,
-    /// Its clock.
-    pub clock: ClockReading,
 }
 
 fn make(
@@ -124,7 +121,8 @@ fn make(
         heartbeat: own_heartbeat(publisher, postgres).max(previous.map_or(0, |r| r.heartbeat)),
         // The last word may be an old one, from before the agent was restarted: no word then.
         wal: Lsn(facts(&|p| p.wal.0, |_| 0)),
-        clock: seen.clock,
+        clock: inputs.observed.clock.local,
+        clock_pairs: inputs.observed.clock.pairs.clone(),
         written_at: seen.now.wall,
     })
 }
@@ -150,6 +148,7 @@ fn settled(record: &NodeRecord) -> NodeRecord {
     settled.written_at = crate::time::Wall(0);
     settled.clock.offset_us = 0;
     settled.clock.error_us = None;
+    settled.clock_pairs.clear();
     for edge in settled.edges.values_mut() {
         edge.lag_ms = None;
         edge.heartbeat = 0;

@@ -3,7 +3,7 @@
 //! A record is written by its owner alone and versioned by a counter the owner persists; a reader
 //! keeps the highest version it has seen, so the order of arrival does not matter.
 
-use crate::clock::ClockReading;
+use crate::clock::{ClockReading, PairReading};
 use crate::ids::{DataEpoch, Lsn, Name, NodeId, Ordinal};
 use crate::state::NodeState;
 use crate::time::Wall;
@@ -162,6 +162,9 @@ pub struct NodeRecord {
     pub wal: Lsn,
     /// Its clock.
     pub clock: ClockReading,
+    /// How far the clocks of others are ahead of it, as it has measured.
+    #[serde(default)]
+    pub clock_pairs: BTreeMap<NodeId, PairReading>,
     /// When it wrote this, by its own clock.
     pub written_at: Wall,
 }

@@ -1,16 +1,15 @@
 //! The status report, made from the same inputs as the plan.
 
-use crate::clock::{ClockReading, ClockVerdict};
 use crate::ids::NodeId;
 use crate::life::Stage;
 use crate::observed::{Fact, Reach};
-use crate::plan::{Inputs, Plan, desired_providers, held, state_of};
+use crate::plan::{Inputs, Plan, clock, desired_providers, held, state_of};
 use crate::record::{EdgeState, NodeRecord};
 use crate::roster::Roster;
 use crate::state::NodeState;
 use crate::status::{
-    AnsweredBy, ClusterReport, EdgeRow, Finding, FoundingReport, Health, LocalReport, MemberReport,
-    Progress, SCHEMA_VERSION, StatusReport, WaitingOn, health_of,
+    AnsweredBy, ClockRow, ClocksReport, ClusterReport, EdgeRow, Finding, FoundingReport, Health,
+    LocalReport, MemberReport, Progress, SCHEMA_VERSION, StatusReport, WaitingOn, health_of,
 };
 use crate::time::Wall;
 use std::collections::BTreeMap;
@@ -24,8 +23,6 @@ pub struct Surroundings {
     pub generation: u64,
     /// Since when the node is in its state.
     pub since: Wall,
-    /// The clock.
-    pub clock: ClockReading,
     /// How long ago each record arrived, milliseconds.
     pub ages_ms: BTreeMap<NodeId, u64>,
     /// When the node's certificate expires.
@@ -47,7 +44,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
         .roster
         .map_or_else(Vec::new, |r| member_rows(inputs, r, &around));
     let mut findings = plan.findings.clone();
-    findings.extend(clock_finding(&around.clock));
+    findings.extend(clock::findings(inputs));
     findings.extend(around.findings.iter().cloned());
     findings.extend(state_finding(inputs, &around));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -64,6 +61,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
             .roster
             .map_or_else(Vec::new, |r| edge_rows(inputs, r, &around)),
         members,
+        clock: clock_report(inputs, &around),
         tables: plan.tables.clone(),
         waiting_on,
         findings,
@@ -97,7 +95,8 @@ fn local_row(inputs: &Inputs<'_>, around: &Surroundings) -> LocalReport {
         restart_pending: postgres
             .map(|p| p.restart_pending.clone())
             .unwrap_or_default(),
-        clock: around.clock,
+        clock: inputs.observed.clock.local,
+        withheld: clock::withheld(inputs),
         certificate_expires: around.certificate_expires,
     }
 }
@@ -162,7 +161,11 @@ fn member_row(
         local,
         endpoints: record.map(|r| r.endpoints),
         versions: record.map(|r| r.versions.clone()).unwrap_or_default(),
-        clock: record.map(|r| r.clock).unwrap_or_default(),
+        clock: if local {
+            inputs.observed.clock.local
+        } else {
+            record.map(|r| r.clock).unwrap_or_default()
+        },
         gate_open: record.is_some_and(|r| r.gate_open),
         wal: record.map(|r| r.wal).unwrap_or_default(),
         age_ms: if local {
@@ -253,19 +256,39 @@ fn desired(
     }
 }
 
-fn clock_finding(clock: &ClockReading) -> Option<Finding> {
-    let text = match clock.verdict {
-        ClockVerdict::Synchronized => return None,
-        ClockVerdict::Unknown => "the clock's quality is unknown: no time source could be asked",
-        ClockVerdict::Drifting => "the clock drifts: its source is lost or its error too large",
-        ClockVerdict::Unsynchronized => "the clock follows no time source",
-    };
-    Some(Finding {
-        severity: Health::Degraded,
-        code: "clock".to_owned(),
-        text: format!("{text}; last-update-wins rests on clocks that agree"),
-        command: "systemctl status chrony; chronyc sources".to_owned(),
-    })
+/// The matrix of clocks: this node's row as just measured, the others' by their records.
+fn clock_report(inputs: &Inputs<'_>, around: &Surroundings) -> ClocksReport {
+    let policy = &inputs.policy.clock;
+    let mut rows = Vec::new();
+    if let Some(roster) = inputs.roster {
+        let members = roster.members();
+        for from in &members {
+            let (pairs, age_ms) = match roster.records.get(from) {
+                _ if *from == inputs.me => (&inputs.observed.clock.pairs, 0),
+                Some(record) => (
+                    &record.clock_pairs,
+                    around.ages_ms.get(from).copied().unwrap_or(0),
+                ),
+                None => continue,
+            };
+            let known = pairs.iter().filter(|(to, _)| members.contains(to));
+            rows.extend(known.map(|(to, pair)| ClockRow {
+                from: *from,
+                to: *to,
+                offset_us: pair.offset_us,
+                error_us: pair.error_us,
+                round_trip_us: pair.round_trip_us,
+                age_ms: pair.age_ms.saturating_add(age_ms),
+                tolerance_us: policy.tolerance_us(pair.round_trip_us),
+            }));
+        }
+    }
+    ClocksReport {
+        error_us_max: policy.error_us_max(),
+        strict: policy.strict,
+        odd: clock::odd_clocks(inputs),
+        rows,
+    }
 }
 
 /// A node that isn't ready is at least degraded, and a server that doesn't answer critical.

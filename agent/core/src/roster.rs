@@ -326,6 +326,7 @@ mod tests {
             heartbeat: version,
             wal: Lsn(0),
             clock: ClockReading::default(),
+            clock_pairs: BTreeMap::new(),
             written_at: Wall(0),
         }
     }

@@ -104,6 +104,11 @@ pub const TRANSITIONS: &[Transition] = {
         ),
         t(Enrolling, Joining, "certificate and roster are here"),
         t(WaitingForClock, Joining, "the clocks agree"),
+        t(
+            Joining,
+            WaitingForClock,
+            "the clocks differ, and no row has been copied",
+        ),
         t(Joining, Ready, "every edge is seen alive both ways"),
         t(Configuring, Ready, "restarted after it was ready"),
         t(Configuring, Joining, "restarted while joining"),

@@ -45,6 +45,9 @@ pub struct StatusReport {
     pub members: Vec<MemberReport>,
     /// Every directed edge of the full mesh.
     pub edges: Vec<EdgeRow>,
+    /// How far the members' clocks are apart.
+    #[serde(default)]
+    pub clock: ClocksReport,
     /// Tables and the replication set.
     pub tables: TablesReport,
     /// What is waited for, most important first.
@@ -120,6 +123,9 @@ pub struct LocalReport {
     pub restart_pending: Vec<String>,
     /// The clock.
     pub clock: ClockReading,
+    /// Why load balancers should avoid this node although it takes writes.
+    #[serde(default)]
+    pub withheld: Option<String>,
     /// When the certificate of this node expires; `None` before it has one.
     pub certificate_expires: Option<Wall>,
 }
@@ -236,6 +242,38 @@ pub struct EdgeRow {
     /// when it doesn't grow, or where the reporting node isn't the provider.
     #[serde(default)]
     pub full_in_s: Option<u64>,
+}
+
+/// How far the members' clocks are apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ClocksReport {
+    /// The largest error bound of a clock that counts as synchronized, microseconds.
+    pub error_us_max: u64,
+    /// Is readiness withheld from nodes whose clock can't be trusted?
+    pub strict: bool,
+    /// The clocks that a majority contradicts.
+    pub odd: BTreeSet<NodeId>,
+    /// What was measured, each pair by both its nodes.
+    pub rows: Vec<ClockRow>,
+}
+
+/// What one node has measured of another's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockRow {
+    /// Who has measured.
+    pub from: NodeId,
+    /// Whose clock.
+    pub to: NodeId,
+    /// How far that clock is ahead, microseconds.
+    pub offset_us: i64,
+    /// How much that can be wrong by.
+    pub error_us: u64,
+    /// The shortest round trip.
+    pub round_trip_us: u64,
+    /// How long ago, milliseconds.
+    pub age_ms: u64,
+    /// How far the two may be apart.
+    pub tolerance_us: u64,
 }
 
 /// Tables and the replication set.

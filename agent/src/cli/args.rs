@@ -79,6 +79,8 @@ pub enum Command {
     Nodes(OutputArg),
     /// Show the matrix of edges: who follows whom, and how far behind
     Topology(OutputArg),
+    /// Show how far the nodes' clocks are apart, and what their sources of time say
+    Clock(OutputArg),
     /// Show what happened on this node
     Events {
         /// How far back, like 30m, 2h, 7d

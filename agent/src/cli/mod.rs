@@ -81,6 +81,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
         } => drive(reading::show(g, View::Status, output.output)),
         Command::Nodes(OutputArg { output }) => drive(reading::show(g, View::Nodes, output)),
         Command::Topology(OutputArg { output }) => drive(reading::show(g, View::Topology, output)),
+        Command::Clock(OutputArg { output }) => drive(reading::clock(g, output)),
         Command::Events {
             since,
             follow,

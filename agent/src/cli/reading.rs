@@ -1,14 +1,15 @@
-//! The commands that only read: status, nodes, topology, events.
+//! The commands that only read: status, nodes, topology, clock, events.
 
 use super::args::{Global, Output};
 use super::exit::{Exit, Failure};
-use super::render::{Page, members, outcome, status, topology};
+use super::render::{Page, clock, members, outcome, status, topology};
 use super::session::connect;
 use super::terminal::{page, print, redraw};
 use crate::clock::Clocks;
 use crate::control::client::Client;
 use pgaa_core::status::{Health, SCHEMA_VERSION, StatusReport};
 use serde::Deserialize;
+use serde_json::json;
 use std::time::Duration;
 
 /// What to show of a report.
@@ -20,6 +21,8 @@ pub enum View {
     Nodes,
     /// The edges.
     Topology,
+    /// The clocks.
+    Clock,
 }
 
 /// The fields that every version of the report has.
@@ -54,6 +57,7 @@ fn draw(view: View, report: &StatusReport) -> String {
     match view {
         View::Status => status::write(&mut page, report),
         View::Nodes => members::write_long(&mut page, report),
+        View::Clock => clock::write(&mut page, report),
         View::Topology => {
             page.heading("EDGES", &topology::summary(report));
             status::legend(&mut page);
@@ -94,6 +98,29 @@ fn tell(json: &str, view: View, output: Output) -> Result<Exit, Failure> {
     } else {
         Exit::Ok
     })
+}
+
+/// `clock`: of the report, what concerns clocks.
+pub async fn clock(global: &Global, output: Output) -> Result<Exit, Failure> {
+    let json = connect(global).await?.status().await?;
+    if output == Output::Text {
+        return tell(&json, View::Clock, output);
+    }
+    let report = read(&json)?;
+    let members: Vec<_> = report
+        .members
+        .iter()
+        .map(|member| json!({ "node": member.node, "name": member.name, "clock": member.clock }))
+        .collect();
+    let document = json!({
+        "schema_version": SCHEMA_VERSION,
+        "answered_by": report.answered_by,
+        "members": members,
+        "clock": report.clock,
+        "findings": clock::findings(&report).collect::<Vec<_>>(),
+    });
+    print(&format!("{document}\n"))?;
+    Ok(Exit::Ok)
 }
 
 /// `status --watch`: until it is interrupted. On a terminal it outlives a restart of the agent.

@@ -86,7 +86,10 @@ fn reached(goal: Goal, report: &StatusReport) -> Result<(), String> {
     };
     let is = |so: bool| if so { Ok(()) } else { Err(here()) };
     match goal {
-        Goal::Ready => is(node.state == NodeState::Ready && node.gate_open),
+        Goal::Ready => {
+            is(node.state == NodeState::Ready && node.gate_open)?;
+            node.withheld.clone().map_or(Ok(()), Err)
+        }
         Goal::Member => is(node.ordinal.is_some() && node.state != NodeState::Left),
         Goal::Left => is(node.state == NodeState::Left),
         Goal::Converged => {

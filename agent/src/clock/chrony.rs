@@ -1,4 +1,4 @@
-//! Asks chrony how good the clock is, through `chronyc -c tracking`.
+//! Asks chrony how good the clock is, through `chronyc -c`: `tracking` and `sources`.
 //!
 //! Judges nothing. Its output comes from a program that can be missing, old, slow or broken, so
 //! whatever isn't exactly as expected is an error and never a number.
@@ -17,11 +17,14 @@ use tokio::time::timeout;
 /// chronyc waits up to 1 s for an answer of chronyd and tries again; a hanging one is left.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A report has some 120 bytes; whatever writes more is not chronyc.
-const OUTPUT_BYTES_MAX: u64 = 4_096;
+/// `tracking` has some 120 bytes and each source 80; whatever writes more is not chronyc.
+const OUTPUT_BYTES_MAX: u64 = 16_384;
 
 /// The fields of `tracking` (chronyc(1)).
 const FIELDS: usize = 14;
+
+/// The fields of a line of `sources`.
+const SOURCE_FIELDS: usize = 10;
 
 /// The reference id of chronyd's own local clock (`local` in its configuration): it then follows
 /// nothing but itself.
@@ -54,7 +57,7 @@ pub async fn ask(chronyc: &Path, now: Wall) -> Result<SourceReport, ChronyError>
 
 async fn run(chronyc: &Path) -> Result<String, ChronyError> {
     let mut child = Command::new(chronyc)
-        .args(["-c", "-n", "tracking"])
+        .args(["-c", "-n", "-m", "tracking", "sources"])
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -79,9 +82,40 @@ async fn run(chronyc: &Path) -> Result<String, ChronyError> {
     }
 }
 
-/// Reads the one line of `chronyc -c tracking`.
+/// Reads the line of `tracking`, and those of `sources` below it.
 pub fn parse(text: &str, now: Wall) -> Result<SourceReport, ChronyError> {
-    let fields: Vec<&str> = text.trim().split(',').collect();
+    let mut lines = text.trim().lines();
+    let report = tracking(lines.next().unwrap_or_default(), now)?;
+    let mut reachable = None;
+    for line in lines {
+        let usable = reaches(line)?;
+        reachable = Some(usable || reachable == Some(true));
+    }
+    Ok(SourceReport {
+        reachable,
+        ..report
+    })
+}
+
+/// Is this a server that chrony takes for right and that has answered one of the last eight
+/// questions? One that lies (`x`), jumps about (`~`) or is silent (`?`) is none.
+fn reaches(line: &str) -> Result<bool, ChronyError> {
+    let fields: Vec<&str> = line.trim().split(',').collect();
+    let [_, state, _, _, _, reach, ..] = fields.as_slice() else {
+        let text = format!("a source of {} fields", fields.len());
+        return Err(ChronyError::Nonsense(text));
+    };
+    if fields.len() != SOURCE_FIELDS {
+        let text = format!("a source of {} fields", fields.len());
+        return Err(ChronyError::Nonsense(text));
+    }
+    let reach = u32::from_str_radix(reach, 8)
+        .map_err(|_| ChronyError::Nonsense(format!("the reach {reach:?} is no octal number")))?;
+    Ok(reach != 0 && ["*", "+", "-"].contains(state))
+}
+
+fn tracking(line: &str, now: Wall) -> Result<SourceReport, ChronyError> {
+    let fields: Vec<&str> = line.trim().split(',').collect();
     let &[
         id,
         _,
@@ -125,6 +159,7 @@ pub fn parse(text: &str, now: Wall) -> Result<SourceReport, ChronyError> {
         root_dispersion_s: number("root dispersion", dispersion)?,
         reference_age_s: referenced.then_some((now.0 as f64 / 1000.0 - reference_s).max(0.0)),
         update_interval_s: Some(number("update interval", interval)?),
+        reachable: None,
     })
 }
 
@@ -154,8 +189,29 @@ mod tests {
             root_dispersion_s: 0.001,
             reference_age_s: Some(30.0),
             update_interval_s: Some(64.2),
+            reachable: None,
         };
         assert_eq!(report, expected);
+    }
+
+    #[test]
+    fn a_server_that_is_silent_or_lies_is_none() {
+        let with = |sources: &str| parse(&format!("{GOOD}{sources}"), NOW).map(|r| r.reachable);
+        let source = |state: &str, reach: &str| {
+            format!("^,{state},10.0.0.1,3,6,{reach},12,0.000001,0.000001,0.000003\n")
+        };
+        assert_eq!(with("").unwrap(), None);
+        assert_eq!(with(&source("*", "377")).unwrap(), Some(true));
+        for (state, reach) in [("?", "377"), ("x", "377"), ("~", "377"), ("*", "0")] {
+            assert_eq!(with(&source(state, reach)).unwrap(), Some(false), "{state}");
+        }
+        let both = source("x", "377") + &source("+", "1");
+        assert_eq!(with(&both).unwrap(), Some(true));
+        for bad in ["^,*,10.0.0.1", "506 Cannot talk", &source("*", "9")] {
+            assert!(with(bad).is_err(), "{bad:?} was taken");
+        }
+        let long = source("*", "1").trim().to_owned() + ",1";
+        assert!(with(&long).is_err());
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn report(state: libc::c_int, timex: &libc::timex) -> SourceReport {
         root_dispersion_s: timex.maxerror as f64 * 1e-6,
         reference_age_s: None,
         update_interval_s: None,
+        reachable: None,
     }
 }
 

@@ -7,6 +7,9 @@ mod kernel;
 
 use crate::config::ClockSettings;
 use log::debug;
+use nix::time::{ClockId, clock_gettime};
+use pgaa_core::clock::jolt::Ticks;
+use pgaa_core::clock::pair::Instants;
 use pgaa_core::clock::{ClockReading, judge};
 use pgaa_core::time::{Mono, Now, Wall};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -55,6 +58,46 @@ impl Clocks {
         Wall(self.wall_us() / 1000)
     }
 
+    /// The raw clock, which nobody sets or slews, and how far the wall clock is ahead of it.
+    #[must_use]
+    pub fn instants(&self) -> Instants {
+        let mut best = self.bracket();
+        for _ in 1..BRACKETS_MAX {
+            if best.error_us <= BRACKET_GOOD_US {
+                break;
+            }
+            let next = self.bracket();
+            if next.error_us < best.error_us {
+                best = next;
+            }
+        }
+        best
+    }
+
+    /// The wall clock between two looks at the raw one.
+    fn bracket(&self) -> Instants {
+        let before_us = read_us(ClockId::CLOCK_MONOTONIC_RAW);
+        let wall_us = self.wall_us();
+        let raw_us = read_us(ClockId::CLOCK_MONOTONIC_RAW);
+        let between = raw_us.saturating_sub(before_us).max(0);
+        Instants {
+            raw_us,
+            ahead_us: wall_us.saturating_sub(before_us.saturating_add(between / 2)),
+            // Each of the three readings is cut to whole microseconds.
+            error_us: u32::try_from(between / 2 + 2).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The clocks between which a step or a pause shows.
+    #[must_use]
+    pub fn ticks(&self) -> Ticks {
+        Ticks {
+            wall_us: self.wall_us(),
+            monotonic_us: read_us(ClockId::CLOCK_MONOTONIC),
+            boot_us: read_us(ClockId::CLOCK_BOOTTIME),
+        }
+    }
+
     /// Microseconds since 1970 UTC.
     #[expect(clippy::disallowed_methods, reason = "this is the one clock handle")]
     #[must_use]
@@ -66,6 +109,22 @@ impl Clocks {
     }
 }
 
+/// So good a bracket is not tried again.
+const BRACKET_GOOD_US: u32 = 10;
+
+/// A process is seldom interrupted twice within microseconds.
+const BRACKETS_MAX: usize = 3;
+
+/// Microseconds of one of the kernel's clocks; those that are asked for here exist on every Linux
+/// since 2.6.39.
+fn read_us(clock: ClockId) -> i64 {
+    clock_gettime(clock).map_or(0, |time| {
+        time.tv_sec()
+            .saturating_mul(1_000_000)
+            .saturating_add(time.tv_nsec() / 1000)
+    })
+}
+
 /// The first multiple of `period` after `passed`.
 fn next_multiple(passed: Duration, period: Duration) -> Duration {
     let periods = passed.as_nanos() / period.as_nanos().max(1) + 1;
@@ -73,8 +132,7 @@ fn next_multiple(passed: Duration, period: Duration) -> Duration {
 }
 
 /// How good this machine's clock is: by chrony, and by the kernel where chrony can't be asked.
-pub async fn sample(settings: &ClockSettings) -> ClockReading {
-    let now = Clocks::start().wall();
+pub async fn sample(settings: &ClockSettings, error_us_max: u64, now: Wall) -> ClockReading {
     let report = match chrony::ask(&settings.chronyc, now).await {
         Ok(report) => Ok(report),
         Err(error) => {
@@ -82,7 +140,6 @@ pub async fn sample(settings: &ClockSettings) -> ClockReading {
             kernel::ask()
         }
     };
-    let error_us_max = u64::try_from(settings.error_max.as_micros()).unwrap_or(u64::MAX);
     match report {
         Ok(report) => judge(&report, error_us_max),
         Err(error) => {

@@ -374,7 +374,28 @@ pub const KEYS: &[Key] = &[
         },
         Default::Integer(100),
         "100",
-        "The largest error bound of a clock that counts as synchronized, milliseconds.",
+        "The largest error bound of a clock that counts as synchronized, milliseconds: offset, root \
+         dispersion and half the root delay together. NTP over the internet stays below 60.",
+    ),
+    key(
+        "clock.max_offset_ms",
+        Kind::Integer {
+            min: 1,
+            max: 60_000,
+        },
+        Default::Unset("50, or the round trip between the two nodes where that is longer"),
+        "50",
+        "How far the clocks of two nodes may be apart, milliseconds; beyond it a node that wants \
+         to join waits, and members warn. An update that knows of another node's change comes at \
+         least a way through the network later.",
+    ),
+    key(
+        "clock.mode",
+        Kind::Word(&["warn", "strict"]),
+        Default::Text("warn"),
+        "\"warn\"",
+        "What becomes of a member whose clock can't be trusted: strict withholds its readiness \
+         (/readyz, wait --for=ready), so that load balancers avoid it. It goes on replicating.",
     ),
     key(
         "clock.chronyc",

@@ -4,7 +4,6 @@ use pgaa_core::ids::Name;
 use pgaa_core::policy::Policy;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Everything the agent was told, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,8 +110,6 @@ pub enum NetworkProfile {
 /// `[clock]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClockSettings {
-    /// `clock.max_error_ms`: the largest error bound that counts as synchronized.
-    pub error_max: Duration,
     /// `clock.chronyc`: the program to ask.
     pub chronyc: PathBuf,
 }

@@ -13,6 +13,7 @@ use super::settings::{
     PostgresSettings, Seed, Settings,
 };
 use super::sources::Merged;
+use pgaa_core::clock::ClockPolicy;
 use pgaa_core::ids::Name;
 use pgaa_core::policy::{ConflictResolution, Policy, SlotPolicy};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -152,7 +153,6 @@ impl Check<'_> {
             postgres,
             network,
             clock: ClockSettings {
-                error_max: Duration::from_millis(self.number("clock.max_error_ms")),
                 chronyc: self.path("clock.chronyc").unwrap_or_default(),
             },
             paths: self.paths(),
@@ -185,6 +185,16 @@ impl Check<'_> {
             conflict_resolution: self.conflict_resolution(),
             excluded_schemas: self.list("postgres.excluded_schemas"),
             slots: self.slots(),
+            clock: self.clock(),
+        }
+    }
+
+    fn clock(&self) -> ClockPolicy {
+        let offset = self.merged.set("clock.max_offset_ms");
+        ClockPolicy {
+            error_max: Duration::from_millis(self.number("clock.max_error_ms")),
+            offset_max: offset.map(|_| Duration::from_millis(self.number("clock.max_offset_ms"))),
+            strict: self.text("clock.mode").as_deref() == Some("strict"),
         }
     }
 

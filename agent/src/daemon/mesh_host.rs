@@ -8,6 +8,7 @@ use crate::peer::{
     ForgetProposal, MeshHost, Refusal,
 };
 use crate::trust::{TokenEntry, TokenId};
+use pgaa_core::clock::pair::Instants;
 use pgaa_core::ids::NodeId;
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::Roster;
@@ -92,8 +93,8 @@ impl MeshHost for Answers {
         })
     }
 
-    fn wall_us(&self) -> i64 {
-        self.0.clocks.wall_us()
+    fn instants(&self) -> Instants {
+        self.0.clocks.instants()
     }
 
     async fn propose_forget(&self, _from: NodeId, proposal: ForgetProposal) -> ForgetAnswer {

@@ -4,6 +4,7 @@
 //! agent ends, and systemd starts it again.
 
 mod act;
+mod clock;
 mod control_host;
 mod exchange;
 mod founding;
@@ -262,7 +263,8 @@ async fn spawn(
     }
     let reconciler = Reconciler::new(Arc::clone(node), systemd.clone());
     endless(&mut tasks, "loop", reconciler.run());
-    endless(&mut tasks, "clock", rhythm::watch_clock(Arc::clone(node)));
+    endless(&mut tasks, "clock", clock::watch_source(Arc::clone(node)));
+    endless(&mut tasks, "jolts", clock::watch_jolts(Arc::clone(node)));
     endless(&mut tasks, "roster", rhythm::keep_roster(Arc::clone(node)));
     endless(
         &mut tasks,
@@ -290,6 +292,7 @@ fn spawn_speakers(tasks: &mut Tasks, node: &Arc<Node>) {
     speaker("exchange", Box::pin(exchange::run(shared(), hinted)));
     speaker("gossip", Box::pin(gossip::run(shared(), hints)));
     speaker("heartbeat", Box::pin(rhythm::beat(shared())));
+    speaker("clocks", Box::pin(clock::measure(shared())));
     speaker("trust", Box::pin(rhythm::keep_trust(shared())));
     speaker("join", Box::pin(join::run(shared())));
     speaker("founding", Box::pin(founding::run(shared())));

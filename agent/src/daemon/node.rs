@@ -1,5 +1,6 @@
 //! What all tasks of one agent share. Made once by the composition root.
 
+use super::clock::Pairs;
 use super::knowledge::Knowledge;
 use super::lease::Leases;
 use super::store::Store;
@@ -12,7 +13,7 @@ use crate::trust::keyring::Keyring;
 use crate::trust::{Authority, Credentials, Identity, TokenId, Tokens};
 use anyhow::Context;
 use log::warn;
-use pgaa_core::clock::ClockReading;
+use pgaa_core::clock::{ClockReading, ClockView};
 use pgaa_core::founding::{DataHeld, Founding, Hello};
 use pgaa_core::ids::{DataEpoch, NodeId};
 use pgaa_core::join::Problem;
@@ -90,8 +91,12 @@ pub struct Node {
     pub founding_changed: Notify,
     /// What the local server said last.
     pub local: watch::Sender<LocalFacts>,
-    /// The clock's last reading.
+    /// What the clock's own source said last.
     pub clock: watch::Sender<ClockReading>,
+    /// How far the others' clocks are from it.
+    pub clock_pairs: Pairs,
+    /// Rings when the plan waits for clocks to be compared.
+    pub clock_wanted: Notify,
     /// Rings when the plan wants this node to join.
     pub join_wanted: Notify,
     /// Does the plan want this node, a member, to be synchronised anew?
@@ -175,6 +180,8 @@ impl Node {
             founding_changed: Notify::new(),
             local: watch::channel(LocalFacts::default()).0,
             clock: watch::channel(ClockReading::default()).0,
+            clock_pairs: Pairs::default(),
+            clock_wanted: Notify::new(),
             join_wanted: Notify::new(),
             resync_wanted: AtomicBool::new(false),
             join_linked: Notify::new(),
@@ -365,6 +372,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         peers: BTreeMap::new(),
         wal_disk: Fact::Unknown("it has not been looked at yet".to_owned()),
         exports: Vec::new(),
+        clock: ClockView::default(),
     };
     let inputs = Inputs {
         now: now.mono,
@@ -387,7 +395,6 @@ fn first_report(parts: &Parts) -> StatusReport {
         },
         generation: parts.identity.generation(),
         since: now.wall,
-        clock: ClockReading::default(),
         ages_ms: BTreeMap::new(),
         certificate_expires: None,
         founding: None,

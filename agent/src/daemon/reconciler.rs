@@ -11,7 +11,7 @@ use crate::telemetry::Systemd;
 use log::{debug, error, warn};
 use pgaa_core::action::Action;
 use pgaa_core::check::check;
-use pgaa_core::clock::ClockReading;
+use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::{Life, Stage};
 use pgaa_core::memory::Memory;
@@ -54,6 +54,8 @@ pub struct Reconciler {
     since: Wall,
     last_failure: Option<String>,
     status_line: String,
+    /// When clocks were too far apart.
+    distrust: Distrust,
     /// Has the schema been brought up to this agent's version since it started?
     migrated: bool,
 }
@@ -66,7 +68,6 @@ struct Look {
     observed: Observed,
     catalogs: BTreeMap<NodeId, Fact<Catalog>>,
     dsns: Dsns,
-    clock: ClockReading,
 }
 
 impl Look {
@@ -97,7 +98,12 @@ impl Reconciler {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let since = node.clocks.wall();
+        let distrust = node.store.distrust().unwrap_or_else(|error| {
+            warn!("when clocks differed is not known any more: {error}");
+            Distrust::default()
+        });
         Reconciler {
+            distrust,
             node,
             systemd,
             memory: Memory::default(),
@@ -155,6 +161,10 @@ impl Reconciler {
         let node = Arc::clone(&self.node);
         let inputs = look.inputs(&node, &self.memory);
         let plan = plan(&inputs);
+        if plan.waiting.iter().any(|on| on.kind == "clock") {
+            node.clock_wanted.notify_one();
+        }
+        super::clock::note_distrust(&node, &mut self.distrust, &inputs);
         self.publish(&look);
         self.report(&look, &plan);
         if let Err(flaw) = check(&plan, &look.inputs(&node, &self.memory)) {
@@ -256,9 +266,9 @@ impl Reconciler {
                 wal_disk: wal_disk(node),
                 peers: node.knowledge.reach(now.mono),
                 exports: super::join::exports(node),
+                clock: super::clock::view(node),
             },
             roster,
-            clock: *node.clock.borrow(),
         }
     }
 
@@ -311,7 +321,6 @@ impl Reconciler {
         let seen = Seen {
             now: look.now,
             endpoints: node.endpoints(),
-            clock: look.clock,
         };
         let inputs = look.inputs(node, &self.memory);
         let publication = publish(&self.publisher, &inputs, seen, previous);
@@ -335,7 +344,7 @@ impl Reconciler {
         let node = Arc::clone(&self.node);
         let inputs = look.inputs(&node, &self.memory);
         let (mut state, _, _) = state_of(&inputs);
-        let around = super::surroundings::surroundings(&node, look.now, self.since, look.clock);
+        let around = super::surroundings::surroundings(&node, look.now, self.since);
         if let (Some((_, founding, _)), NodeState::Discovering) = (&around.founding, state) {
             state = *founding;
         }

@@ -1,8 +1,6 @@
-//! What is done by the clock, beside the loop: heartbeats, looks at the clock's quality, the
-//! CA's key for ready members, certificates before they expire, the own address.
+//! What is done by the clock, beside the loop: heartbeats, the CA's key for ready members, certificates before they expire, the own address.
 
 use super::node::Node;
-use crate::clock;
 use crate::discovery::own_address;
 use crate::events::Severity;
 use crate::peer::Ask;
@@ -24,9 +22,6 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// Between two heartbeats while edges are being made: readiness waits for the first to arrive.
 const BEAT_FORMING: Duration = Duration::from_millis(50);
-
-/// Between two looks at the clock.
-const CLOCK_PERIOD: Duration = Duration::from_secs(10);
 
 /// Between two looks at certificate and CA.
 const TRUST_PERIOD: Duration = Duration::from_secs(5);
@@ -78,7 +73,8 @@ fn forming(node: &Node, stage: Stage) -> bool {
         Some(JoinPhase::Founding | JoinPhase::Linking | JoinPhase::Checking) | None => true,
     };
     match stage {
-        Stage::Founding => true,
+        // It may wait for its clock for hours.
+        Stage::Founding => node.status.borrow().node.state != NodeState::WaitingForClock,
         Stage::Joining(phase) => links(Some(phase)),
         Stage::Single | Stage::Ready | Stage::Resyncing | Stage::Leaving | Stage::Left => {
             let others = node.knowledge.with_roster(|roster| {
@@ -98,15 +94,6 @@ pub async fn keep_roster(node: Arc<Node>) {
         if let Err(error) = node.knowledge.store_roster() {
             warn!("the roster could not be stored: {error}");
         }
-    }
-}
-
-/// Looks at the clock's quality.
-pub async fn watch_clock(node: Arc<Node>) {
-    loop {
-        let reading = clock::sample(&node.settings.clock).await;
-        node.clock.send_replace(reading);
-        node.clocks.pulse(CLOCK_PERIOD).await;
     }
 }
 

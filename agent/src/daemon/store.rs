@@ -1,9 +1,10 @@
-//! What the agent must not forget: life, roster, founding. One JSON file each in the state
+//! What the agent must not forget: life, roster, founding, when clocks differed. One JSON file each in the state
 //! directory, written before anything rests on it.
 //!
 //! Must not decide anything; certificates and tokens are `trust`'s.
 
 use crate::durable::{self, DurableError};
+use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::founding::Durable;
 use pgaa_core::life::Life;
 use pgaa_core::roster::Roster;
@@ -46,6 +47,16 @@ impl Store {
     /// Stores the roster.
     pub fn set_roster(&self, roster: &Roster) -> Result<(), DurableError> {
         durable::write_json(&self.file("roster.json"), roster)
+    }
+
+    /// When clocks were too far apart; nothing for a new node.
+    pub fn distrust(&self) -> Result<Distrust, DurableError> {
+        Ok(durable::read_json(&self.file("clocks.json"))?.unwrap_or_default())
+    }
+
+    /// Stores when clocks were too far apart.
+    pub fn set_distrust(&self, distrust: &Distrust) -> Result<(), DurableError> {
+        durable::write_json(&self.file("clocks.json"), distrust)
     }
 
     /// Promise, ballots and decree; the default for a new node.

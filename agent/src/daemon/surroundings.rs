@@ -1,7 +1,6 @@
 //! What the report says beside the plan: founding, certificate, problems of the shell.
 
 use super::node::Node;
-use pgaa_core::clock::ClockReading;
 use pgaa_core::founding::Standing;
 use pgaa_core::report::Surroundings;
 use pgaa_core::state::NodeState;
@@ -10,7 +9,7 @@ use pgaa_core::time::{Now, Wall};
 
 /// Collects it.
 #[must_use]
-pub fn surroundings(node: &Node, now: Now, since: Wall, clock: ClockReading) -> Surroundings {
+pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
     let member = node.knowledge.with_roster(|_| ()).is_some();
     let founding = (!member).then(|| founding(node, now, since));
     let founding_waiting = match (member, node.endpoints()) {
@@ -32,7 +31,6 @@ pub fn surroundings(node: &Node, now: Now, since: Wall, clock: ClockReading) -> 
         },
         generation: node.identity.generation(),
         since,
-        clock,
         ages_ms: node.knowledge.ages(now.mono),
         certificate_expires: node
             .credentials

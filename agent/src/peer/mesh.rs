@@ -114,11 +114,14 @@ impl wire::mesh_server::Mesh for Mesh {
     }
 
     async fn measure_clock(&self, request: Request<wire::ClockPing>) -> Reply<wire::ClockPong> {
-        let received_us = self.host.wall_us();
+        let received = self.host.instants();
         self.caller(&request)?;
+        let answered = self.host.instants();
         Ok(Response::new(wire::ClockPong {
-            received_us,
-            sent_us: self.host.wall_us(),
+            received_us: received.raw_us,
+            answered_us: answered.raw_us,
+            ahead_us: answered.ahead_us,
+            error_us: answered.error_us,
         }))
     }
 

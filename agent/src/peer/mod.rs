@@ -17,7 +17,7 @@ mod types;
 pub use connect::ConnectError;
 pub use convert::BadMessage;
 pub use pairing::{PairingClient, PairingError};
-pub use peers::{FourTimes, PeerError, Peers};
+pub use peers::{PeerError, Peers};
 pub use server::{ServeError, serve};
 pub use types::{
     Answer, Ask, AuthorityAnswer, CatalogAnswer, CatalogTable, Claim, CompareAnswer, CompareAsk,

@@ -15,6 +15,7 @@ use crate::trust::names::DER_BYTES_MAX;
 use crate::trust::verify::{Unproven, unix_time};
 use crate::trust::{Credentials, PeerName, TokenEntry, TokenId};
 use hyper_util::rt::TokioIo;
+use pgaa_core::clock::pair::{Exchange, Instants};
 use pgaa_core::ids::NodeId;
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::Roster;
@@ -95,19 +96,6 @@ pub enum PeerError {
     /// The member sent what makes no sense.
     #[error(transparent)]
     BadAnswer(#[from] BadMessage),
-}
-
-/// NTP's four times, microseconds since 1970 UTC, each by the clock of the node that took it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FourTimes {
-    /// This node sent.
-    pub sent_us: i64,
-    /// The other received.
-    pub received_us: i64,
-    /// The other answered.
-    pub answered_us: i64,
-    /// This node has the answer.
-    pub arrived_us: i64,
 }
 
 type Stub = MeshClient<Channel>;
@@ -215,28 +203,29 @@ impl Peers {
         )?)
     }
 
-    /// Takes the four times of one exchange with a member.
+    /// Takes the four times of one exchange with a member, as close to the wire as gRPC lets us.
     pub async fn measure_clock(
         &self,
         node: NodeId,
         address: SocketAddr,
-    ) -> Result<FourTimes, PeerError> {
+    ) -> Result<Exchange, PeerError> {
         let clocks = self.credentials.clocks();
         let call = async |mut stub: Stub| {
-            let sent_us = clocks.wall_us();
-            let pong = stub.measure_clock(wire::ClockPing { sent_us }).await?;
-            Ok(pong.map(|pong| (sent_us, pong, clocks.wall_us())))
+            let sent_us = clocks.instants().raw_us;
+            let pong = stub.measure_clock(wire::ClockPing {}).await?;
+            let arrived_us = clocks.instants().raw_us;
+            Ok(pong.map(|pong| (sent_us, pong, arrived_us)))
         };
         let times = self.call((node, address), CALL_TIMEOUT, call).await?;
         let (sent_us, pong, arrived_us) = times;
-        let wire::ClockPong {
-            received_us,
-            sent_us: answered_us,
-        } = pong;
-        Ok(FourTimes {
+        Ok(Exchange {
             sent_us,
-            received_us,
-            answered_us,
+            received_us: pong.received_us,
+            answered: Instants {
+                raw_us: pong.answered_us,
+                ahead_us: pong.ahead_us,
+                error_us: pong.error_us,
+            },
             arrived_us,
         })
     }

@@ -3,6 +3,7 @@
 //! Must not know the wire: `convert` does.
 
 use crate::trust::{Keyring, TokenEntry, TokenId, Tokens};
+use pgaa_core::clock::pair::Instants;
 use pgaa_core::founding::{Hello, Request, Response};
 use pgaa_core::ids::{LineageId, Name, NodeId};
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
@@ -214,8 +215,8 @@ pub trait MeshHost: Send + Sync + 'static {
     /// The user tables.
     async fn catalog(&self) -> Result<CatalogAnswer, Refusal>;
 
-    /// Microseconds since 1970 UTC, now.
-    fn wall_us(&self) -> i64;
+    /// This node's clocks, now.
+    fn instants(&self) -> Instants;
 
     /// Considers, or carries out, a burial.
     async fn propose_forget(&self, from: NodeId, proposal: ForgetProposal) -> ForgetAnswer;

@@ -130,10 +130,14 @@ fn health(age: Duration) -> Response<Full<Bytes>> {
 
 fn readiness(report: &StatusReport) -> Response<Full<Bytes>> {
     let node = &report.node;
-    if node.state == NodeState::Ready && node.gate_open && node.postgres_error.is_none() {
+    let serves = node.state == NodeState::Ready && node.gate_open && node.postgres_error.is_none();
+    if serves && node.withheld.is_none() {
         return text(StatusCode::OK, "ready\n".to_owned());
     }
-    let because = node.postgres_error.as_ref().unwrap_or(&node.because);
+    let because = match (serves, &node.withheld) {
+        (true, Some(withheld)) => withheld,
+        (true, None) | (false, _) => node.postgres_error.as_ref().unwrap_or(&node.because),
+    };
     let said = format!("{}: {because}\n", node.state.word());
     text(StatusCode::SERVICE_UNAVAILABLE, said)
 }

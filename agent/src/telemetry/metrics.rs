@@ -4,6 +4,7 @@
 //! that no number arrives twice.
 
 use pgaa_core::clock::ClockVerdict;
+use pgaa_core::ids::NodeId;
 use pgaa_core::observed::Reach;
 use pgaa_core::record::EdgeState;
 use pgaa_core::state::NodeState;
@@ -57,6 +58,7 @@ pub fn render(report: &StatusReport, loop_age_ms: u64) -> String {
     let mut text = Text(String::new());
     node(&mut text, report, loop_age_ms);
     clock(&mut text, report);
+    clock_pairs(&mut text, report);
     members(&mut text, report);
     edges(&mut text, report);
     tables_and_findings(&mut text, report);
@@ -149,6 +151,45 @@ fn clock(text: &mut Text, report: &StatusReport) {
             error as f64,
         );
     }
+}
+
+/// How far the others' clocks are from this node's, as it has measured.
+fn clock_pairs(text: &mut Text, report: &StatusReport) {
+    let own = report.answered_by.node;
+    let name = |node: NodeId| {
+        let member = report.members.iter().find(|member| member.node == node);
+        member.map_or_else(|| node.to_string(), |member| member.name.clone())
+    };
+    let rows = report.clock.rows.iter().filter(|row| row.from == own);
+    let (mut offsets, mut errors) = (Vec::new(), Vec::new());
+    for row in rows {
+        let labels = labels(&[("member", &name(row.to))]);
+        offsets.push((labels.clone(), row.offset_us as f64));
+        errors.push((labels, row.error_us as f64));
+    }
+    text.metric(
+        "clock_member_offset_us",
+        "How far this member's clock is ahead of this node's.",
+        &offsets,
+    );
+    text.metric(
+        "clock_member_error_us",
+        "How much that offset can be wrong by.",
+        &errors,
+    );
+    let odd: Vec<(String, f64)> = report
+        .members
+        .iter()
+        .map(|member| {
+            let odd = flag(report.clock.odd.contains(&member.node));
+            (labels(&[("member", &member.name)]), odd)
+        })
+        .collect();
+    text.metric(
+        "clock_odd",
+        "Does a majority contradict this member's clock?",
+        &odd,
+    );
 }
 
 fn members(text: &mut Text, report: &StatusReport) {
@@ -283,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_metrics_tell_of_this_node_and_its_edges() {
-        let mut report = fixture::mesh();
+        let mut report = fixture::odd_clock();
         report.members[2].name = "a\"b\\c\nd".to_owned();
         let text = render(&report, 1_500);
         for line in [
@@ -295,7 +336,10 @@ mod tests {
             "pgaa_edge_replicating{provider=\"node-2\"} 1",
             "pgaa_slot_retained_bytes{subscriber=\"a\\\"b\\\\c\\nd\"} 5300000000",
             "pgaa_clock_error_us 6200",
-            "pgaa_findings{severity=\"critical\"} 1",
+            "pgaa_clock_member_offset_us{member=\"node-2\"} 120",
+            "pgaa_clock_odd{member=\"node-2\"} 0",
+            "pgaa_clock_odd{member=\"a\\\"b\\\\c\\nd\"} 1",
+            "pgaa_findings{severity=\"critical\"} 2",
         ] {
             assert!(
                 text.lines().any(|there| there == line),

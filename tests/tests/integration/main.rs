@@ -5,6 +5,7 @@
 mod absence;
 mod address;
 mod assembly;
+mod clocks;
 mod crashes;
 mod demo;
 mod forgetting;

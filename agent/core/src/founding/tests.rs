@@ -51,6 +51,7 @@ fn policy(expect: u16, founding_set: FoundingSet) -> Policy {
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
         slots: Default::default(),
+        clock: Default::default(),
     }
 }
 

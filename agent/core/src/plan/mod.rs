@@ -3,6 +3,7 @@
 //! Level-triggered and pure. Called after every look; a converged mesh has an empty plan. Every
 //! early end says what it waits for, because that is what `status` prints.
 
+pub mod clock;
 mod edges;
 mod guard;
 mod history;

@@ -1,5 +1,6 @@
 //! Where this node stands, and when it may go on.
 
+use super::clock::{self, Gate};
 use super::resync::{Loss, loss};
 use super::slots::{SlotView, holders};
 use super::{Inputs, Plan, View, edge_reports};
@@ -36,6 +37,13 @@ pub fn state_of(inputs: &Inputs<'_>) -> (NodeState, Option<JoinPhase>, String) {
         let why = "role, database and extension are being prepared";
         return (NodeState::Configuring, None, why.to_owned());
     }
+    if let Some(Gate::Apart(why)) = clock::gate(inputs) {
+        return (
+            NodeState::WaitingForClock,
+            stage.phase(),
+            format!("waiting for {why}"),
+        );
+    }
     match stage {
         Stage::Single => (NodeState::Discovering, None, "looking for peers".to_owned()),
         Stage::Founding => {
@@ -68,9 +76,17 @@ pub fn state_of(inputs: &Inputs<'_>) -> (NodeState, Option<JoinPhase>, String) {
 
 /// The step to the next stage, when all it needs is seen.
 pub(super) fn advance(view: &View<'_>, plan: &mut Plan) {
+    let gate = clock::gate(view.inputs);
+    if let Some(gate) = &gate {
+        plan.waiting.push(WaitingOn::new("clock", gate.text()));
+    }
     match view.inputs.life.stage {
-        Stage::Founding => founding(view, plan),
-        Stage::Joining(JoinPhase::Leasing) => plan.actions.push(Action::StartJoin),
+        Stage::Founding => founding(view, plan, gate.is_none()),
+        Stage::Joining(JoinPhase::Leasing) => {
+            if gate.is_none() {
+                plan.actions.push(Action::StartJoin);
+            }
+        }
         Stage::Joining(JoinPhase::Linking) => {
             plan.actions.push(Action::StartJoin);
             linked(view, plan, &[Action::CommitJoin]);
@@ -116,8 +132,9 @@ fn ordinal(view: &View<'_>, plan: &mut Plan) {
 
 /// A founding member becomes ready when every edge is seen alive both ways. Members that never
 /// showed up are left behind after a bounded wait, by a majority of the decreed only, so that no
-/// two groups can leave one another behind; they then join in the ordinary way.
-fn founding(view: &View<'_>, plan: &mut Plan) {
+/// two groups can leave one another behind; they then join in the ordinary way. One whose clock
+/// differs makes its edges like all others, and keeps its gate shut.
+fn founding(view: &View<'_>, plan: &mut Plan, clocks_agree: bool) {
     let me = view.inputs.me;
     if left_behind(view) {
         plan.actions.push(Action::StartJoin);
@@ -159,7 +176,7 @@ fn founding(view: &View<'_>, plan: &mut Plan) {
         .memory
         .stage_since
         .is_some_and(|since| view.inputs.now.since(since) >= view.inputs.policy.founding_wait);
-    if unlinked.is_empty() && (silent.is_empty() || (majority && waited)) {
+    if clocks_agree && unlinked.is_empty() && (silent.is_empty() || (majority && waited)) {
         plan.actions.extend(drop_slots_of(view, &silent));
         plan.actions.push(Action::DeclareReady);
         plan.actions.push(Action::OpenGate);

@@ -1,5 +1,6 @@
 //! Golden texts: given this, the plan is that.
 
+mod clock;
 mod fixture;
 mod guard;
 mod history;

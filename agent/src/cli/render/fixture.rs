@@ -1,6 +1,6 @@
 //! One report with a bit of everything, and one of a node that waits to found a cluster.
 
-use pgaa_core::clock::{ClockReading, ClockSource, ClockVerdict};
+use pgaa_core::clock::{ClockCause, ClockReading, ClockSource, ClockVerdict};
 use pgaa_core::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use pgaa_core::observed::{Reach, SettingDrift};
 use pgaa_core::record::{EdgeState, Endpoints, JoinPhase, Versions};
@@ -23,6 +23,7 @@ pub fn node(n: u8) -> NodeId {
 fn clock(verdict: ClockVerdict, offset_us: i64, error_us: u64) -> ClockReading {
     ClockReading {
         verdict,
+        cause: ClockCause::None,
         source: ClockSource::Chrony,
         offset_us,
         error_us: Some(error_us),
@@ -145,6 +146,7 @@ pub fn mesh() -> StatusReport {
             edge(3, 1, Missing),
             edge(3, 2, Replicating),
         ],
+        clock: ClocksReport::default(),
         tables: TablesReport {
             replicated: vec!["public.customers".into(), "public.items".into()],
             waiting: vec![TableWaiting {
@@ -189,8 +191,48 @@ fn local() -> LocalReport {
         drifts: vec![],
         restart_pending: vec![],
         clock: ClockReading::default(),
+        withheld: None,
         certificate_expires: None,
     }
+}
+
+/// A mesh in which the third clock is 5 s ahead, and its source sees nothing of it.
+#[must_use]
+pub fn odd_clock() -> StatusReport {
+    let mut report = mesh();
+    let at = |n: u8| {
+        if n == 3 {
+            5_000_000
+        } else {
+            i64::from(n) * 120
+        }
+    };
+    let pair = |from: u8, to: u8| ClockRow {
+        from: node(from),
+        to: node(to),
+        offset_us: at(to) - at(from),
+        error_us: 410,
+        round_trip_us: 390,
+        age_ms: u64::from(from) * 900,
+        tolerance_us: 50_000,
+    };
+    report.clock = ClocksReport {
+        error_us_max: 100_000,
+        strict: true,
+        odd: [node(3)].into(),
+        rows: vec![pair(1, 2), pair(1, 3), pair(2, 1), pair(2, 3), pair(3, 1)],
+    };
+    report.members[2].clock = clock(ClockVerdict::Synchronized, 300, 6_200);
+    report.findings[0] = Finding {
+        severity: Health::Critical,
+        code: "clock_odd".into(),
+        text: "the clock of node-3 is 5.0 s ahead of the 2 others that agree (give or take 0.4 \
+               ms): its writes win over newer ones; its own time source (chrony) calls it right \
+               within 6.2 ms, and must be wrong"
+            .into(),
+        command: "on node-3: chronyc -n sources; chronyc makestep".into(),
+    };
+    report
 }
 
 /// A node that copies what it joins.
@@ -233,6 +275,7 @@ pub fn forming() -> StatusReport {
         node: local(),
         members: vec![],
         edges: vec![],
+        clock: ClocksReport::default(),
         tables: TablesReport::default(),
         waiting_on: vec![WaitingOn::new("peers", "2 of 3 nodes are there")],
         findings: vec![],

@@ -91,6 +91,11 @@ fn local(page: &mut Page, report: &StatusReport) {
         }
     }
     page.paragraph("  ", Tint::Plain, &standing(report, node));
+    if let Some(withheld) = &node.withheld {
+        let text =
+            format!("readiness is withheld, so that load balancers avoid this node: {withheld}");
+        page.paragraph("  ", Tint::Odd, &text);
+    }
     if let Some(error) = &node.postgres_error {
         page.paragraph(
             "  ",
@@ -284,11 +289,16 @@ fn differences(page: &mut Page, report: &StatusReport) {
 }
 
 fn findings(page: &mut Page, report: &StatusReport) {
-    if report.findings.is_empty() {
+    write_findings(page, &report.findings.iter().collect::<Vec<_>>());
+}
+
+/// Writes findings, the worst first, each with the command that helps.
+pub fn write_findings(page: &mut Page, findings: &[&Finding]) {
+    if findings.is_empty() {
         return;
     }
     page.heading("WARNINGS", "");
-    let mut sorted: Vec<&Finding> = report.findings.iter().collect();
+    let mut sorted: Vec<&Finding> = findings.to_vec();
     sorted.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     for finding in sorted {
         let (word, tint) = match finding.severity {

@@ -54,6 +54,14 @@ fn the_status_while_joining() {
 }
 
 #[test]
+fn the_clocks() {
+    for columns in [80, 100] {
+        let text = page(columns, |page| clock::write(page, &fixture::odd_clock()));
+        assert_golden("clock", columns, &text);
+    }
+}
+
+#[test]
 fn the_nodes() {
     for columns in [80, 100] {
         let text = page(columns, |page| members::write_long(page, &fixture::mesh()));

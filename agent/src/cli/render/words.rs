@@ -84,12 +84,22 @@ pub fn clock(reading: &ClockReading) -> String {
         ClockVerdict::Drifting => "drifting ",
         ClockVerdict::Unsynchronized => return "no source".to_owned(),
     };
-    let sign = if reading.offset_us < 0 { "" } else { "+" };
-    let offset = short_time(reading.offset_us as f64);
     match reading.error_us {
-        Some(error) => format!("{word}{sign}{offset} ± {}", short_time(error as f64)),
-        None => format!("{word}{sign}{offset}"),
+        Some(error) => format!("{word}{}", offset(reading.offset_us, error)),
+        None => format!("{word}{}", ahead(reading.offset_us)),
     }
+}
+
+/// "+0.2 ms".
+fn ahead(us: i64) -> String {
+    let sign = if us < 0 { "" } else { "+" };
+    format!("{sign}{}", short_time(us as f64))
+}
+
+/// "+0.2 ms ± 6.2 ms".
+#[must_use]
+pub fn offset(offset_us: i64, error_us: u64) -> String {
+    format!("{} ± {}", ahead(offset_us), short_time(error_us as f64))
 }
 
 /// The verdict as a word.

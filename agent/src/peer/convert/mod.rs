@@ -3,6 +3,7 @@
 //! What we encode is cut to the bounds that are checked when decoding, so that a long text of
 //! ours never makes a peer refuse a whole roster.
 
+mod clock;
 mod compare;
 mod join;
 mod mesh;

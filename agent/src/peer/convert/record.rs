@@ -1,10 +1,10 @@
 //! Node records.
 
+use super::clock::{clock, clock_out, pair, pair_out};
 use super::{
-    SHORT_BYTES_MAX, TEXT_BYTES_MAX, Taken, bad, counted, endpoints, endpoints_out, name, node,
-    node_out, optional_ordinal, required, text, text_out, uuid, uuid_out, word,
+    SHORT_BYTES_MAX, TEXT_BYTES_MAX, Taken, counted, endpoints, endpoints_out, name, node,
+    node_out, optional_ordinal, text, text_out, uuid, uuid_out, word,
 };
-use pgaa_core::clock::{ClockReading, ClockSource, ClockVerdict};
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId};
 use pgaa_core::record::{EdgeReport, NodeRecord, Versions};
 use pgaa_core::time::Wall;
@@ -17,6 +17,7 @@ pub(super) fn record(record: wire::NodeRecord) -> Taken<NodeRecord> {
     };
     let slots_for = counted("record.slots_for", record.slots_for)?;
     let edges = counted("record.edges", record.edges)?;
+    let pairs = counted("record.clock_pairs", record.clock_pairs)?;
     Ok(NodeRecord {
         node: node("record.node", &record.node)?,
         version: record.version,
@@ -52,6 +53,7 @@ pub(super) fn record(record: wire::NodeRecord) -> Taken<NodeRecord> {
         heartbeat: record.heartbeat,
         wal: Lsn(record.wal),
         clock: clock(record.clock)?,
+        clock_pairs: pairs.iter().map(pair).collect::<Taken<_>>()?,
         written_at: Wall(record.written_at_ms),
     })
 }
@@ -90,6 +92,11 @@ pub(super) fn record_out(record: &NodeRecord) -> wire::NodeRecord {
         heartbeat: record.heartbeat,
         wal: record.wal.0,
         clock: Some(clock_out(&record.clock)),
+        clock_pairs: record
+            .clock_pairs
+            .iter()
+            .map(|(node, seen)| pair_out(*node, seen))
+            .collect(),
         written_at_ms: record.written_at.0,
     }
 }
@@ -113,46 +120,5 @@ fn edge_out(provider: NodeId, edge: &EdgeReport) -> wire::Edge {
         heartbeat: edge.heartbeat,
         detail: text_out(&edge.detail, TEXT_BYTES_MAX),
         position: edge.position.0,
-    }
-}
-
-fn clock(clock: Option<wire::Clock>) -> Taken<ClockReading> {
-    let clock = required("record.clock", clock)?;
-    let verdict = match clock.verdict {
-        0 => ClockVerdict::Unknown,
-        1 => ClockVerdict::Synchronized,
-        2 => ClockVerdict::Drifting,
-        3 => ClockVerdict::Unsynchronized,
-        _ => return bad("clock.verdict", "is not a number this version knows"),
-    };
-    let source = match clock.source {
-        0 => ClockSource::None,
-        1 => ClockSource::Chrony,
-        2 => ClockSource::Kernel,
-        _ => return bad("clock.source", "is not a number this version knows"),
-    };
-    Ok(ClockReading {
-        verdict,
-        source,
-        offset_us: clock.offset_us,
-        error_us: clock.error_us,
-    })
-}
-
-fn clock_out(clock: &ClockReading) -> wire::Clock {
-    wire::Clock {
-        verdict: match clock.verdict {
-            ClockVerdict::Unknown => 0,
-            ClockVerdict::Synchronized => 1,
-            ClockVerdict::Drifting => 2,
-            ClockVerdict::Unsynchronized => 3,
-        },
-        source: match clock.source {
-            ClockSource::None => 0,
-            ClockSource::Chrony => 1,
-            ClockSource::Kernel => 2,
-        },
-        offset_us: clock.offset_us,
-        error_us: clock.error_us,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::peer::{Answer, Ask};
-use pgaa_core::clock::{ClockReading, ClockSource, ClockVerdict};
+use pgaa_core::clock::{ClockCause, ClockReading, ClockSource, ClockVerdict, PairReading};
 use pgaa_core::founding::{Ballot, DataHeld, Hello, Request, Response};
 use pgaa_core::history::History;
 use pgaa_core::ids::{ClusterId, DataEpoch, LineageId, Lsn};
@@ -52,7 +52,20 @@ const VERDICTS: [ClockVerdict; 4] = [
     ClockVerdict::Drifting,
     ClockVerdict::Unsynchronized,
 ];
-const SOURCES: [ClockSource; 3] = [ClockSource::None, ClockSource::Chrony, ClockSource::Kernel];
+const SOURCES: [ClockSource; 5] = [
+    ClockSource::None,
+    ClockSource::Chrony,
+    ClockSource::Kernel,
+    ClockSource::Timesyncd,
+    ClockSource::NtpdRs,
+];
+const CAUSES: [ClockCause; 5] = [
+    ClockCause::None,
+    ClockCause::NoSource,
+    ClockCause::Unreachable,
+    ClockCause::Stale,
+    ClockCause::Error,
+];
 const DATA: [DataHeld; 3] = [DataHeld::Unknown, DataHeld::Empty, DataHeld::Rows];
 
 /// Makes values of every shape from a seed.
@@ -150,11 +163,25 @@ impl Maker {
             wal: Lsn(self.0.random()),
             clock: ClockReading {
                 verdict: self.of(&VERDICTS),
+                cause: self.of(&CAUSES),
                 source: self.of(&SOURCES),
                 offset_us: self.0.random(),
                 error_us: self.maybe(|make| make.0.random()),
             },
+            clock_pairs: self
+                .many(|make| (make.node(), make.pair()))
+                .into_iter()
+                .collect(),
             written_at: Wall(self.0.random()),
+        }
+    }
+
+    fn pair(&mut self) -> PairReading {
+        PairReading {
+            offset_us: self.0.random(),
+            error_us: self.0.random(),
+            round_trip_us: self.0.random(),
+            age_ms: self.0.random(),
         }
     }
 
@@ -349,7 +376,7 @@ fn each_wrong_field_is_named() {
         ..make.record()
     });
     type Spoil = fn(&mut wire::NodeRecord);
-    let cases: [(&str, Spoil); 14] = [
+    let cases: [(&str, Spoil); 17] = [
         ("record.node", |r| r.node = vec![1; 15]),
         ("record.name", |r| r.name = "A".to_owned()),
         ("record.site", |r| r.site = "\u{1b}]0;x".to_owned()),
@@ -373,7 +400,12 @@ fn each_wrong_field_is_named() {
             r.slots_for = vec![vec![0; 16]; COUNT_MAX + 1]
         }),
         ("clock.verdict", |r| r.clock.as_mut().unwrap().verdict = 4),
+        ("clock.source", |r| r.clock.as_mut().unwrap().source = 5),
+        ("clock.cause", |r| r.clock.as_mut().unwrap().cause = 5),
         ("record.clock", |r| r.clock = None),
+        ("record.clock_pairs", |r| {
+            r.clock_pairs = vec![wire::ClockPair::default(); COUNT_MAX + 1]
+        }),
     ];
     for (field, spoil) in cases {
         let mut spoiled = good.clone();

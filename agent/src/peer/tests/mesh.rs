@@ -57,7 +57,7 @@ async fn members_exchange_everything_there_is() {
     let order = [
         times.sent_us,
         times.received_us,
-        times.answered_us,
+        times.answered.raw_us,
         times.arrived_us,
     ];
     assert!(order.is_sorted(), "{order:?}");

@@ -162,8 +162,8 @@ impl MeshHost for Host {
         Ok(CatalogAnswer { digest: 7, tables })
     }
 
-    fn wall_us(&self) -> i64 {
-        self.clocks.wall_us()
+    fn instants(&self) -> pgaa_core::clock::pair::Instants {
+        self.clocks.instants()
     }
 
     async fn propose_forget(&self, _from: NodeId, proposal: ForgetProposal) -> ForgetAnswer {

@@ -256,6 +256,7 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: vec!["scratch".to_owned()],
         slots: SlotPolicy::default(),
+        clock: Default::default(),
     };
     let postgres = PostgresSettings {
         data_dir: directory.join("data"),
@@ -288,7 +289,6 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         postgres,
         network,
         clock: ClockSettings {
-            error_max: Duration::from_millis(100),
             chronyc: PathBuf::from("/usr/bin/chronyc"),
         },
         paths: PathSettings {

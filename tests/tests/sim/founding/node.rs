@@ -173,6 +173,7 @@ fn policy(setup: &Setup) -> Policy {
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
         slots: Default::default(),
+        clock: Default::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use super::world::{Event, World};
 use pgaa_core::action::Action;
 use pgaa_core::births::Births;
 use pgaa_core::check::check;
+use pgaa_core::clock::ClockView;
 use pgaa_core::ids::{Name, NodeId};
 use pgaa_core::join::{Forward, Lease};
 use pgaa_core::life::{Life, Stage};
@@ -109,6 +110,7 @@ pub fn policy() -> Policy {
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
         slots: Default::default(),
+        clock: Default::default(),
     }
 }
 
@@ -226,6 +228,7 @@ impl World {
             peers: self.reach(node),
             exports: Vec::new(),
             wal_disk: Fact::Unknown("nobody looks".to_owned()),
+            clock: ClockView::exact(self.nodes.iter().map(|n| n.id)),
         };
         let id = self.nodes[node].id;
         let agent = &mut self.nodes[node].agent;
@@ -278,7 +281,6 @@ impl World {
                 wall: self.wall(),
             },
             endpoints: Some(endpoints(node)),
-            clock: Default::default(),
         };
         let roster = inputs.roster;
         let previous = roster.and_then(|roster| roster.records.get(&inputs.me));

@@ -9,6 +9,7 @@ use crate::world::{Program, Turn};
 use pgaa_agent::gossip::engine::Engine;
 use pgaa_core::action::Action;
 use pgaa_core::check::check;
+use pgaa_core::clock::ClockView;
 use pgaa_core::founding::{Ask, DataHeld, Durable, Founding, Hello};
 use pgaa_core::ids::{ClusterId, DataEpoch, Name, NodeId};
 use pgaa_core::life::{Life, Stage};
@@ -224,6 +225,7 @@ impl Agent {
             peers: self.reach(turn.now),
             exports: Vec::new(),
             wal_disk: turn.shared.servers.disk(turn.machine),
+            clock: ClockView::exact(self.roster.iter().flat_map(Roster::members)),
         };
         if self.stage != Some(self.disk.life.stage) {
             self.stage = Some(self.disk.life.stage);
@@ -328,7 +330,6 @@ impl Agent {
                 wall: Wall(turn.now.0 as i64),
             },
             endpoints: Some(endpoints(turn.address)),
-            clock: Default::default(),
         };
         let previous = self.roster.as_ref().and_then(|r| r.records.get(&self.id()));
         publish(&publisher, inputs, seen, previous)

@@ -155,6 +155,7 @@ fn setup(rng: &mut SmallRng, machine: usize, machines: usize, founders: usize) -
             conflict_resolution: ConflictResolution::LastUpdateWins,
             excluded_schemas: Vec::new(),
             slots: Default::default(),
+            clock: Default::default(),
         },
         seeds: all,
     }

@@ -64,6 +64,7 @@ pub(super) fn record(n: u128) -> NodeRecord {
         heartbeat: 0,
         wal: Lsn(0),
         clock: crate::clock::ClockReading::default(),
+        clock_pairs: BTreeMap::new(),
         written_at: Wall(0),
     }
 }
@@ -112,6 +113,7 @@ impl World {
                     free_bytes: 60_000_000_000,
                     wal_bytes: 0,
                 }),
+                clock: crate::clock::ClockView::exact([2, 3].map(node)),
             },
             memory: Memory {
                 stage_since: Some(Mono(0)),
@@ -227,6 +229,7 @@ pub(super) fn policy() -> Policy {
         conflict_resolution: ConflictResolution::LastUpdateWins,
         excluded_schemas: Vec::new(),
         slots: SlotPolicy::default(),
+        clock: crate::clock::ClockPolicy::default(),
     }
 }
 
