@@ -3,6 +3,7 @@
 use super::{Mesh, play};
 use anyhow::{Result, ensure};
 use pgaa_core::join::Forward;
+use pgaa_core::observed::PostgresFacts;
 use std::time::Duration;
 use tokio::try_join;
 
@@ -155,6 +156,18 @@ async fn at_rest(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
+/// A look at tables that were made a moment ago: structure is read twice a second at most.
+async fn tables_seen(mesh: &Mesh, node: usize) -> Result<PostgresFacts> {
+    for _ in 0..500 {
+        let facts = mesh.look(node).await?;
+        if !facts.tables.is_empty() {
+            return Ok(facts);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    anyhow::bail!("node {node} doesn't see its tables")
+}
+
 async fn tables_replicate(mesh: &Mesh) -> Result<()> {
     for node in 0..NODES {
         mesh.server(node).shop(
@@ -166,7 +179,7 @@ async fn tables_replicate(mesh: &Mesh) -> Result<()> {
         mesh.server(node)
             .shop(&format!("insert into \"T x\"(n) values ({node})"))?;
     }
-    let looks = try_join!(mesh.look(0), mesh.look(1))?;
+    let looks = try_join!(tables_seen(mesh, 0), tables_seen(mesh, 1))?;
     ensure!(
         looks.0.catalog == looks.1.catalog && looks.0.catalog != 0,
         "equal tables differ"
