@@ -49,32 +49,39 @@ pub async fn run(node: Arc<Node>) {
     let mut asking: JoinSet<Reply> = JoinSet::new();
     let mut resolved_at = None;
     let (mut pause, mut resolve_period) = (TICK, RESOLVE_PERIOD);
-    let mut last = String::new();
     loop {
         let now = node.clocks.mono();
         if resolved_at.is_none_or(|at| now.since(at) >= resolve_period) {
             resolve(&node, &mut resolver).await;
             resolved_at = Some(now);
         }
-        match tick(&node, &mut asking).await {
+        let ticked = tick(&node, &mut asking).await;
+        note_problem(&node, ticked.as_ref().err());
+        match ticked {
             Ok(true) => {
                 (pause, resolve_period) = (TICK_OF_A_MEMBER, RESOLVE_PERIOD_OF_A_MEMBER);
             }
             Ok(false) => {}
-            Err(error) => {
-                let text = format!("{error:#}");
-                if text != last {
-                    node.event(Severity::Warning, "founding_failed", text.clone());
-                    last = text;
-                }
-                tokio::time::sleep(ENROL_PAUSE).await;
-            }
+            Err(_) => tokio::time::sleep(ENROL_PAUSE).await,
         }
         tokio::select! {
             Some(Ok(reply)) = asking.join_next(), if !asking.is_empty() => take(&node, reply),
             () = node.founding_changed.notified() => {}
             () = node.clocks.pulse(pause) => {}
         }
+    }
+}
+
+/// Keeps what stands in the way for status, and tells it once.
+fn note_problem(node: &Node, error: Option<&anyhow::Error>) {
+    let problem = error.map(|error| format!("{error:#}"));
+    let changed = node.founding_problem.send_if_modified(|known| {
+        let changed = *known != problem;
+        known.clone_from(&problem);
+        changed
+    });
+    if let Some(text) = problem.filter(|_| changed) {
+        node.event(Severity::Warning, "founding_failed", text);
     }
 }
 

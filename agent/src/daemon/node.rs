@@ -87,6 +87,8 @@ pub struct Node {
     pub leases: Leases,
     /// The last look at the local server that succeeded.
     facts: Mutex<Option<Arc<PostgresFacts>>>,
+    /// Why the last attempt to found or to enrol failed, for people.
+    pub founding_problem: watch::Sender<Option<String>>,
     /// Wakes the founding: a question or an answer has come in.
     pub founding_changed: Notify,
     /// What the local server said last.
@@ -177,6 +179,7 @@ impl Node {
             enrolled: Notify::new(),
             leases: parts.leases,
             facts: Mutex::new(None),
+            founding_problem: watch::channel(None).0,
             founding_changed: Notify::new(),
             local: watch::channel(LocalFacts::default()).0,
             clock: watch::channel(ClockReading::default()).0,

@@ -12,7 +12,7 @@ use pgaa_core::time::{Now, Wall};
 pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
     let member = node.knowledge.with_roster(|_| ()).is_some();
     let founding = (!member).then(|| founding(node, now, since));
-    let founding_waiting = match (member, node.endpoints()) {
+    let mut founding_waiting = match (member, node.endpoints()) {
         (true, _) => Vec::new(),
         (false, Some(_)) => node.founding().waiting(now.mono),
         (false, None) => vec![WaitingOn::new(
@@ -21,6 +21,9 @@ pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
              network up, or set network.advertise",
         )],
     };
+    let problem = node.founding_problem.borrow().clone();
+    let problem = problem.map(|problem| WaitingOn::new("founding", problem));
+    founding_waiting.extend(problem.filter(|_| !member));
     Surroundings {
         answered_by: AnsweredBy {
             node: node.id(),

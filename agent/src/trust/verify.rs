@@ -34,8 +34,8 @@ pub enum Unproven {
     OtherAuthority,
     /// Its time is over, or has not come.
     #[error(
-        "the certificate has expired or is not valid yet: compare the two clocks; an agent \
-         renews its own certificate when it starts"
+        "the certificate has expired or is not valid yet: compare the two clocks (timedatectl); \
+         an agent renews its own certificate when it starts"
     )]
     Expired,
     /// Signed by our CA, and of no use.

@@ -5,9 +5,10 @@ use super::is_sound;
 use super::trouble::{has_failed, has_said};
 use crate::machine::Machine;
 use crate::seconds;
-use crate::yard::{Yard, alone, play_with, user_data};
+use crate::yard::{Yard, alone, play, play_with, user_data};
 use anyhow::{Context, Result, ensure};
 use pgaa_core::status::{Finding, Health};
+use std::path::Path;
 
 /// A file system of its own for PostgreSQL, too small for a cluster.
 const SMALL_DISK: &str =
@@ -113,4 +114,56 @@ fn finding(machine: &Machine, code: &str) -> Result<Finding> {
     let findings = machine.status()?.findings;
     let found = findings.iter().find(|finding| finding.code == code);
     found.cloned().with_context(|| format!("{findings:?}"))
+}
+
+/// Where the library lies that shifts one program's clock (package libfaketime).
+const SHIFTS_CLOCKS: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// The clock of one agent is wrong by as much.
+fn shift_clock(machine: &Machine, by: &str) -> Result<()> {
+    machine.place(Path::new(SHIFTS_CLOCKS), "opt/shift-clock.so")?;
+    let drop_in = format!(
+        "[Service]\nEnvironment=LD_PRELOAD=/opt/shift-clock.so FAKETIME={by} FAKETIME_DONT_FAKE_MONOTONIC=1\n"
+    );
+    machine.write(
+        "etc/systemd/system/pgaa-agent.service.d/clock.conf",
+        &drop_in,
+    )
+}
+
+/// Two days behind: the certificate it is given is not valid yet for it. It says so, and the other
+/// two say who is missing; with the right time it goes on, without a reboot.
+#[test]
+fn a_wrong_clock_is_named() -> Result<()> {
+    play(3, |yard| {
+        let [a, b, c] = yard.each()?;
+        shift_clock(c, "-2d")?;
+        yard.switch_on()?;
+        yard.eventually(seconds(120), "the wrong clock is named", || {
+            let waiting = c.status()?.waiting_on;
+            let says = "is not valid yet: compare the two clocks (timedatectl)";
+            ensure!(
+                waiting.iter().any(|on| on.text.contains(says)),
+                "{waiting:?}"
+            );
+            let line = c.property("pgaa-agent", "StatusText")?;
+            ensure!(line.contains("enrolling") && line.contains(says), "{line}");
+            has_said(c, "pgaa-agent", &[says])?;
+            let state = c.property("pgaa-agent", "ActiveState")?;
+            ensure!(state == "active", "it is {state}");
+            let others = a.status()?.waiting_on;
+            ensure!(
+                others
+                    .iter()
+                    .any(|on| on.text.contains("c of the founding")),
+                "{others:?}"
+            );
+            Ok(())
+        })?;
+        c.shell(
+            "rm /etc/systemd/system/pgaa-agent.service.d/clock.conf\n\
+             systemctl daemon-reload; systemctl restart pgaa-agent",
+        )?;
+        yard.await_mesh(seconds(60), &[a, b, c]).map(drop)
+    })
 }
