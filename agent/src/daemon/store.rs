@@ -1,5 +1,5 @@
-//! What the agent must not forget: life, roster, founding, when clocks differed. One JSON file each in the state
-//! directory, written before anything rests on it.
+//! What the agent must not forget: life, roster, founding, when clocks differed. One JSON file
+//! each in the state directory, written before anything rests on it.
 //!
 //! Must not decide anything; certificates and tokens are `trust`'s.
 

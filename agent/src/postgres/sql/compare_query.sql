@@ -6,8 +6,8 @@
 --   rows   ($1, $2, $3 int8): keys with their hashes, $3 rows at most;
 --   look   ($1 text[], all columns of the first key, of the second, ...): the same of these keys.
 -- A row is hashed by its columns in the order of their names. What is no plain value of
--- PostgreSQL's own types is hashed as text: numeric 1.0 and 1.00 are equal by their hashes, the OIDs in enums and
--- composites differ between nodes, and not every type has a hash. Reads only.
+-- PostgreSQL's own types is hashed as text: numeric 1.0 and 1.00 are equal by their hashes, the
+-- OIDs in enums and composites differ between nodes, and not every type has a hash. Reads only.
 WITH it AS (
     SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
       FROM pglogical.tables AS t
