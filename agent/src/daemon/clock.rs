@@ -12,7 +12,6 @@ use pgaa_core::clock::pair::{Exchange, Instants, Taken, Window};
 use pgaa_core::clock::verdict::Settling;
 use pgaa_core::ids::NodeId;
 use pgaa_core::plan::Inputs;
-use pgaa_core::roster::Roster;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,7 +111,7 @@ pub async fn measure(node: Arc<Node>) {
             () = node.clock_wanted.notified() => true,
         };
         let waited = node.clocks.mono().since(last) >= WAITING_PERIOD;
-        let all = others(&node);
+        let all = node.knowledge.others();
         node.clock_pairs
             .retain(&all.iter().map(|(other, _)| *other).collect());
         let due = all
@@ -136,14 +135,6 @@ pub async fn measure(node: Arc<Node>) {
             sleep(UNMEASURED_PERIOD).await;
         }
     }
-}
-
-fn others(node: &Node) -> Vec<(NodeId, SocketAddr)> {
-    let look = |roster: &Roster| {
-        let others = roster.records.values().filter(|r| r.node != node.id());
-        others.map(|r| (r.node, r.endpoints.grpc)).collect()
-    };
-    node.knowledge.with_roster(look).unwrap_or_default()
 }
 
 async fn burst(node: &Node, (other, address): (NodeId, SocketAddr)) {

@@ -14,6 +14,7 @@ use pgaa_core::roster::{MergeRefused, Merged, Roster};
 use pgaa_core::tables::Catalog;
 use pgaa_core::time::{Mono, Now};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -118,6 +119,16 @@ impl Knowledge {
     /// Looks something up in the roster without copying it.
     pub fn with_roster<T>(&self, look: impl FnOnce(&Roster) -> T) -> Option<T> {
         self.lock().roster.as_ref().map(look)
+    }
+
+    /// Every other node that has a record, and where its agent is.
+    #[must_use]
+    pub fn others(&self) -> Vec<(NodeId, SocketAddr)> {
+        let look = |roster: &Roster| {
+            let others = roster.records.values().filter(|r| r.node != self.me);
+            others.map(|r| (r.node, r.endpoints.grpc)).collect()
+        };
+        self.with_roster(look).unwrap_or_default()
     }
 
     /// Takes a first roster: at the founding, or with the certificate.

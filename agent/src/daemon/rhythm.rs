@@ -114,16 +114,9 @@ pub async fn watch_address(node: Arc<Node>) {
 }
 
 fn follow_address(node: &Node) {
-    let targets = node.knowledge.with_roster(|roster| {
-        let others = roster
-            .records
-            .values()
-            .filter(|record| record.node != node.id());
-        others
-            .map(|record| record.endpoints.grpc)
-            .collect::<Vec<SocketAddr>>()
-    });
-    let Some(own) = own_address(&targets.unwrap_or_default()) else {
+    let others = node.knowledge.others().into_iter();
+    let targets: Vec<SocketAddr> = others.map(|(_, address)| address).collect();
+    let Some(own) = own_address(&targets) else {
         return;
     };
     let changed = node.address.send_if_modified(|known| {
@@ -151,7 +144,7 @@ pub async fn keep_trust(node: Arc<Node>) {
             () = node.clocks.pulse(pause) => false,
         };
         if changed {
-            for (member, address) in members(&node) {
+            for (member, address) in node.knowledge.others() {
                 share_tokens(&node, member, address).await;
             }
         }
@@ -173,21 +166,8 @@ pub async fn keep_trust(node: Arc<Node>) {
     }
 }
 
-fn members(node: &Node) -> Vec<(NodeId, SocketAddr)> {
-    let members = node.knowledge.with_roster(|roster| {
-        let others = roster
-            .records
-            .values()
-            .filter(|record| record.node != node.id());
-        others
-            .map(|record| (record.node, record.endpoints.grpc))
-            .collect()
-    });
-    members.unwrap_or_default()
-}
-
 async fn fetch_authority(node: &Node) {
-    for (member, address) in members(node) {
+    for (member, address) in node.knowledge.others() {
         match node.peers.authority(member, address).await {
             Ok(answer) => match Authority::from_parts(&answer.key_pkcs8, &answer.ca_der) {
                 Ok(authority) => {
@@ -243,7 +223,7 @@ async fn renew(node: &Node) -> anyhow::Result<()> {
     let Some(hello) = node.hello() else {
         bail!("the database is not prepared")
     };
-    for (_, address) in members(node) {
+    for (_, address) in node.knowledge.others() {
         let ask = Ask::Enrol {
             hello: hello.clone(),
             csr_der: csr.clone(),

@@ -49,7 +49,7 @@ pub async fn prove(node: Arc<Node>) {
         warn!("this machine is a copy of another member and stays apart; see pgaa-agent status");
         std::future::pending::<()>().await;
     }
-    let others = others(&node);
+    let others = node.knowledge.others();
     if others.is_empty() || ask_until_vouched(&node, &others).await {
         node.vouched.send_replace(true);
     }
@@ -193,13 +193,4 @@ fn known(node: &Node, member: NodeId) -> Option<(SocketAddr, String)> {
 async fn run_at(node: &Node, member: NodeId, address: SocketAddr) -> Option<u64> {
     let asked = timeout(ANSWER_MAX, node.peers.vouch(member, address, None));
     asked.await.ok()?.ok()
-}
-
-fn others(node: &Node) -> Vec<(NodeId, SocketAddr)> {
-    let others = node.knowledge.with_roster(|roster| {
-        let records = roster.records.values();
-        let others = records.filter(|record| record.node != node.id());
-        others.map(|r| (r.node, r.endpoints.grpc)).collect()
-    });
-    others.unwrap_or_default()
 }

@@ -105,7 +105,8 @@ async fn compare_all(node: &Arc<Node>, wanted: &[String], eager: bool, news: &mp
     };
     if report.finding() == Finding::Different {
         let rows: usize = report.tables.iter().map(|t| t.different.len()).sum();
-        let text = format!("a comparison of all nodes found {rows} rows that differ");
+        let text =
+            format!("a comparison of all nodes found {rows} rows that differ: pgaa-agent verify");
         node.event(Severity::Critical, "rows_differ", text);
     }
     // Whoever asked has gone: the event stays.
@@ -167,7 +168,7 @@ fn members(node: &Node) -> (Vec<Member>, Vec<String>) {
         if record.state != NodeState::Ready {
             left_out.push(format!("{name} is {}", record.state.word()));
         } else if !up {
-            left_out.push(format!("{name} does not answer"));
+            left_out.push(format!("{name} does not answer; see: pgaa-agent nodes"));
         } else {
             members.push(Member {
                 node: record.node,
@@ -247,7 +248,10 @@ impl<'a> Mesh<'a> {
 
     fn unfit(&self, of: NodeId) -> Failure {
         let name = self.name(of);
-        Failure(format!("{name} answered something else than was asked"))
+        Failure(format!(
+            "{name} answered something else than was asked; do both run the same version? \
+             pgaa-agent nodes"
+        ))
     }
 
     /// Do all that are compared have the same columns and key?

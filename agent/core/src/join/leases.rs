@@ -37,7 +37,7 @@ pub(super) struct Held {
 
 /// Gives this node an ordinal of its own, now that every member has told whom it knows. One that it
 /// took in an earlier attempt may have gone to another node, if no member had heard of it by then.
-fn number<H: Host>(host: &H, free: Ordinal) -> Result<(), Failure> {
+fn settle_ordinal<H: Host>(host: &H, free: Ordinal) -> Result<(), Failure> {
     let roster = host.roster()?;
     let lost = match host.ordinal() {
         Some(own) => roster.is_taken(own, host.me()),
@@ -75,7 +75,7 @@ impl Held {
                 host.merge(&theirs)?;
             }
         }
-        number(host, ordinals.into_iter().max().unwrap_or(Ordinal(1)))
+        settle_ordinal(host, ordinals.into_iter().max().unwrap_or(Ordinal(1)))
     }
 
     /// Returns nothing when the member was buried, because this node takes its place.

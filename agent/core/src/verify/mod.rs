@@ -154,7 +154,10 @@ async fn narrow<H: Tables>(
             continue;
         }
         if cuts == CUTS_MAX {
-            let text = format!("{table} grows faster than its ranges can be compared");
+            let text = format!(
+                "{table} grows faster than its ranges can be compared; try again when less is \
+                 written: pgaa-agent verify {table}"
+            );
             return Err(Failure(text));
         }
         let step = most.div_ceil(PARTS).max(LEAF_ROWS / 2);
