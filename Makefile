@@ -17,7 +17,7 @@ SERVER_PACKAGES := postgresql-15 postgresql-15-pglogical
 # libraries.
 CHRONY_LIBRARIES := libcap2 libedit2 libgnutls30 libnettle8 libseccomp2
 # iproute2 and nftables make the tests' networks, libfaketime shifts clocks.
-TEST_PACKAGES := $(BUILD_PACKAGES) $(SERVER_PACKAGES) iproute2 nftables libfaketime $(CHRONY_LIBRARIES)
+TEST_PACKAGES := $(BUILD_PACKAGES) $(SERVER_PACKAGES) pgbackrest iproute2 nftables libfaketime $(CHRONY_LIBRARIES)
 # mmdebstrap bakes the machines' image, systemd-nspawn boots it.
 # libfaketime shifts the clock of one program.
 BOOT_PACKAGES := $(TEST_PACKAGES) mmdebstrap systemd-container libfaketime

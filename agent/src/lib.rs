@@ -3,6 +3,7 @@
 //! One module an outside thing; the decisions are in `pgaa-core`. ARCHITECTURE.md has the map,
 //! with one line on what each module does and one on what it must not know.
 
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -6,6 +6,7 @@
 //! not do is listed in ARCHITECTURE.md; that it has no I/O dependency is what keeps it so.
 
 pub mod action;
+pub mod backup;
 pub mod births;
 pub mod check;
 pub mod clock;

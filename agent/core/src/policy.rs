@@ -1,5 +1,6 @@
 //! What the operator wants, validated: the part of the configuration that decisions rest on.
 
+use crate::backup::BackupPolicy;
 use crate::clock::ClockPolicy;
 use crate::ids::Name;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub struct Policy {
     pub slots: SlotPolicy,
     /// What clocks must be like.
     pub clock: ClockPolicy,
+    /// Who keeps the backups, and what may wait for the repository.
+    pub backup: BackupPolicy,
 }
 
 /// What slots may hold back before they are given up.

@@ -3,6 +3,10 @@
 //! Unknown-key errors, `config show`, the manual page and the sample file are made from it. It
 //! says what type a key has, never what a value means: `validate` does.
 
+mod backup;
+
+pub use backup::REPOSITORIES;
+
 /// What type of value a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -117,7 +121,24 @@ const fn key(
 }
 
 /// Every key there is, in the order of the sample file.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[Key] = &joined::<{ GENERAL.len() + backup::KEYS.len() }>(GENERAL, backup::KEYS);
+
+const fn joined<const COUNT: usize>(first: &[Key], second: &[Key]) -> [Key; COUNT] {
+    let mut all = [first[0]; COUNT];
+    let mut at = 0;
+    while at < COUNT {
+        all[at] = if at < first.len() {
+            first[at]
+        } else {
+            second[at - first.len()]
+        };
+        at += 1;
+    }
+    all
+}
+
+/// Every key but those of `[backup]`.
+const GENERAL: &[Key] = &[
     key(
         "cluster.name",
         Kind::Text,

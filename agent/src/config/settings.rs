@@ -1,5 +1,9 @@
 //! The validated configuration: what every other module is handed.
 
+mod backup;
+
+pub use backup::{BackupSettings, Keep, Repository, Schedules};
+
 use pgaa_core::ids::Name;
 use pgaa_core::policy::Policy;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +26,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// The clock.
     pub clock: ClockSettings,
+    /// The backups.
+    pub backup: BackupSettings,
     /// Where files are kept.
     pub paths: PathSettings,
     /// The log.

@@ -258,6 +258,57 @@ fn a_file_that_is_no_toml_or_not_there_is_named() {
 }
 
 #[test]
+fn a_repository_needs_what_belongs_to_it() {
+    let with = |backup: &str| main_file(&format!("{SMALLEST}[backup]\n{backup}\n"));
+    let settings = with("repository = \"posix\"\npath = \"/r\"")
+        .load()
+        .unwrap()
+        .settings;
+    assert!(settings.policy.backup.enabled);
+    assert!(settings.backup.schedules.full.is_some());
+    assert!(settings.backup.schedules.incremental.is_none());
+    assert!(
+        !main_file(SMALLEST)
+            .load()
+            .unwrap()
+            .settings
+            .policy
+            .backup
+            .enabled
+    );
+    for (backup, expected) in [
+        (
+            "repository = \"posix\"",
+            "/etc/pgaa/agent.toml: backup.path: must be set for posix: a directory that all nodes share",
+        ),
+        (
+            "repository = \"s3\"\nendpoint = \"e\"\nkey_id = \"i\"",
+            "/etc/pgaa/agent.toml: backup.bucket: must be set for s3: the bucket",
+        ),
+        (
+            "repository = \"gcs\"\nbucket = \"b\"\nkey_type = \"sas\"",
+            "/etc/pgaa/agent.toml:12: backup.key_type: must be one of service, auto, token for gcs",
+        ),
+        (
+            "options = [\"repo1-s3-key-secret=hunter2\"]",
+            "/etc/pgaa/agent.toml:10: backup.options: repo1-s3-key-secret is a secret: put it into a \
+             file, and name that in backup.key_file or backup.cipher_file",
+        ),
+        (
+            "options = [\"log-path=/x\"]",
+            "/etc/pgaa/agent.toml:10: backup.options: log-path is set by the agent and can't be changed",
+        ),
+    ] {
+        assert_eq!(with(backup).error(), expected, "with {backup}");
+    }
+    let error = with("full = \"61 1 * * 0\"").error();
+    assert!(
+        error.contains("backup.full: \"61 1 * * 0\" is no schedule: "),
+        "{error}"
+    );
+}
+
+#[test]
 fn http_for_everybody_is_a_warning() {
     let loaded = main_file(SMALLEST)
         .with("PGAA_NETWORK__HTTP", "0.0.0.0:7433")

@@ -2,6 +2,7 @@
 //!
 //! Every check looks at all keys, also after a failure, so that one run names all problems.
 
+mod backup;
 mod postgres;
 
 use super::fragment::Value;
@@ -155,6 +156,7 @@ impl Check<'_> {
             clock: ClockSettings {
                 chronyc: self.path("clock.chronyc").unwrap_or_default(),
             },
+            backup: self.backup(),
             paths: self.paths(),
             log: self.log(),
         }
@@ -186,6 +188,7 @@ impl Check<'_> {
             excluded_schemas: self.list("postgres.excluded_schemas"),
             slots: self.slots(),
             clock: self.clock(),
+            backup: self.backup_policy(),
         }
     }
 

@@ -52,6 +52,7 @@ fn policy(expect: u16, founding_set: FoundingSet) -> Policy {
         excluded_schemas: Vec::new(),
         slots: Default::default(),
         clock: Default::default(),
+        backup: Default::default(),
     }
 }
 

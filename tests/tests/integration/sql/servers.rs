@@ -257,6 +257,7 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         excluded_schemas: vec!["scratch".to_owned()],
         slots: SlotPolicy::default(),
         clock: Default::default(),
+        backup: Default::default(),
     };
     let postgres = PostgresSettings {
         data_dir: directory.join("data"),
@@ -291,6 +292,7 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         clock: ClockSettings {
             chronyc: PathBuf::from("/usr/bin/chronyc"),
         },
+        backup: Default::default(),
         paths: PathSettings {
             state_dir: directory.to_owned(),
             run_dir: directory.to_owned(),

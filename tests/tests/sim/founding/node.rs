@@ -174,6 +174,7 @@ fn policy(setup: &Setup) -> Policy {
         excluded_schemas: Vec::new(),
         slots: Default::default(),
         clock: Default::default(),
+        backup: Default::default(),
     }
 }
 

@@ -111,6 +111,7 @@ pub fn policy() -> Policy {
         excluded_schemas: Vec::new(),
         slots: Default::default(),
         clock: Default::default(),
+        backup: Default::default(),
     }
 }
 

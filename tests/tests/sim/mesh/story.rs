@@ -156,6 +156,7 @@ fn setup(rng: &mut SmallRng, machine: usize, machines: usize, founders: usize) -
             excluded_schemas: Vec::new(),
             slots: Default::default(),
             clock: Default::default(),
+            backup: Default::default(),
         },
         seeds: all,
     }

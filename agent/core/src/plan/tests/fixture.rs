@@ -230,6 +230,7 @@ pub(super) fn policy() -> Policy {
         excluded_schemas: Vec::new(),
         slots: SlotPolicy::default(),
         clock: crate::clock::ClockPolicy::default(),
+        backup: crate::backup::BackupPolicy::default(),
     }
 }
 
