@@ -79,6 +79,7 @@ boot-packages:
 boot-test: boot-packages build
 	@.ci/boot-image >/dev/null
 	@.ci/postgres-minors >/dev/null
+	@.ci/timesyncd >/dev/null
 	@echo "== whole machines"
 	$(RUN_BOOT)
 

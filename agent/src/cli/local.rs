@@ -4,6 +4,7 @@ use super::args::{Cli, ConfigCommand, Global, ImageCommand};
 use super::exit::{Exit, Failure};
 use super::session;
 use super::terminal::print;
+use crate::clock;
 use crate::config::{self, Loaded};
 use crate::image::Image;
 use crate::postgres;
@@ -115,6 +116,9 @@ pub fn provision(global: &Global) -> Result<Exit, Failure> {
             "off: {}: {}; {}\n",
             note.feature, note.why, note.remedy
         ))?;
+    }
+    if let Some(unkept) = clock::unkept(Path::new("/")) {
+        print(&format!("warning: {unkept}\n"))?;
     }
     if report.done.is_empty() {
         print("everything was ready\n")?;

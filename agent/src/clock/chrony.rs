@@ -3,22 +3,10 @@
 //! Judges nothing. Its output comes from a program that can be missing, old, slow or broken, so
 //! whatever isn't exactly as expected is an error and never a number.
 
+use super::program::{self, ProgramError};
 use pgaa_core::clock::{ClockSource, SourceReport};
 use pgaa_core::time::Wall;
-use std::io;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
-use thiserror::Error;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
-use tokio::time::timeout;
-
-/// chronyc waits up to 1 s for an answer of chronyd and tries again; a hanging one is left.
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// `tracking` has some 120 bytes and each source 80; whatever writes more is not chronyc.
-const OUTPUT_BYTES_MAX: u64 = 16_384;
 
 /// The fields of `tracking` (chronyc(1)).
 const FIELDS: usize = 14;
@@ -30,60 +18,14 @@ const SOURCE_FIELDS: usize = 10;
 /// nothing but itself.
 const LOCAL_REFERENCE: &str = "7F7F0101";
 
-/// chrony could not be asked.
-#[derive(Debug, Error)]
-pub enum ChronyError {
-    /// The program can't be run.
-    #[error("chronyc can't be run")]
-    Run(#[source] io::Error),
-    /// It took too long.
-    #[error("chronyc gave no answer within {} s", ASK_TIMEOUT.as_secs())]
-    TimedOut,
-    /// It ran, and chronyd didn't answer it.
-    #[error("chronyc says: {0:?}; is chronyd running? systemctl status chrony")]
-    Refused(String),
-    /// The output isn't what chronyc(1) describes.
-    #[error("chronyc's report makes no sense: {0}")]
-    Nonsense(String),
-}
-
 /// Asks `chronyc`. `now` gives the age of chrony's last reference.
-pub async fn ask(chronyc: &Path, now: Wall) -> Result<SourceReport, ChronyError> {
-    let text = timeout(ASK_TIMEOUT, run(chronyc))
-        .await
-        .map_err(|_| ChronyError::TimedOut)??;
-    parse(&text, now)
-}
-
-async fn run(chronyc: &Path) -> Result<String, ChronyError> {
-    let mut child = Command::new(chronyc)
-        .args(["-c", "-n", "-m", "tracking", "sources"])
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(ChronyError::Run)?;
-    let mut bytes = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout
-            .take(OUTPUT_BYTES_MAX)
-            .read_to_end(&mut bytes)
-            .await
-            .map_err(ChronyError::Run)?;
-    }
-    let status = child.wait().await.map_err(ChronyError::Run)?;
-    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-    if status.success() {
-        Ok(text)
-    } else {
-        Err(ChronyError::Refused(text))
-    }
+pub async fn ask(chronyc: &Path, now: Wall) -> Result<SourceReport, ProgramError> {
+    let arguments = ["-c", "-n", "-m", "tracking", "sources"];
+    parse(&program::run(chronyc, &arguments).await?, now)
 }
 
 /// Reads the line of `tracking`, and those of `sources` below it.
-pub fn parse(text: &str, now: Wall) -> Result<SourceReport, ChronyError> {
+pub fn parse(text: &str, now: Wall) -> Result<SourceReport, ProgramError> {
     let mut lines = text.trim().lines();
     let report = tracking(lines.next().unwrap_or_default(), now)?;
     let mut reachable = None;
@@ -99,22 +41,22 @@ pub fn parse(text: &str, now: Wall) -> Result<SourceReport, ChronyError> {
 
 /// Is this a server that chrony takes for right and that has answered one of the last eight
 /// questions? One that lies (`x`), jumps about (`~`) or is silent (`?`) is none.
-fn reaches(line: &str) -> Result<bool, ChronyError> {
+fn reaches(line: &str) -> Result<bool, ProgramError> {
     let fields: Vec<&str> = line.trim().split(',').collect();
     let [_, state, _, _, _, reach, ..] = fields.as_slice() else {
         let text = format!("a source of {} fields", fields.len());
-        return Err(ChronyError::Nonsense(text));
+        return Err(ProgramError::Nonsense(text));
     };
     if fields.len() != SOURCE_FIELDS {
         let text = format!("a source of {} fields", fields.len());
-        return Err(ChronyError::Nonsense(text));
+        return Err(ProgramError::Nonsense(text));
     }
     let reach = u32::from_str_radix(reach, 8)
-        .map_err(|_| ChronyError::Nonsense(format!("the reach {reach:?} is no octal number")))?;
+        .map_err(|_| ProgramError::Nonsense(format!("the reach {reach:?} is no octal number")))?;
     Ok(reach != 0 && ["*", "+", "-"].contains(state))
 }
 
-fn tracking(line: &str, now: Wall) -> Result<SourceReport, ChronyError> {
+fn tracking(line: &str, now: Wall) -> Result<SourceReport, ProgramError> {
     let fields: Vec<&str> = line.trim().split(',').collect();
     let &[
         id,
@@ -134,7 +76,7 @@ fn tracking(line: &str, now: Wall) -> Result<SourceReport, ChronyError> {
     ] = fields.as_slice()
     else {
         let text = format!("{} fields where there should be {FIELDS}", fields.len());
-        return Err(ChronyError::Nonsense(text));
+        return Err(ProgramError::Nonsense(text));
     };
     let reference_s = number("reference time", reference)?;
     // chronyc prints how much the clock has to be moved: what is slow (positive) is behind.
@@ -146,7 +88,7 @@ fn tracking(line: &str, now: Wall) -> Result<SourceReport, ChronyError> {
         "Not synchronised",
     ];
     if !known.contains(&leap) {
-        return Err(ChronyError::Nonsense(format!(
+        return Err(ProgramError::Nonsense(format!(
             "the leap status {leap:?} is unknown"
         )));
     }
@@ -163,9 +105,9 @@ fn tracking(line: &str, now: Wall) -> Result<SourceReport, ChronyError> {
     })
 }
 
-fn number(what: &str, text: &str) -> Result<f64, ChronyError> {
+fn number(what: &str, text: &str) -> Result<f64, ProgramError> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite());
-    number.ok_or_else(|| ChronyError::Nonsense(format!("the {what} {text:?} is no number")))
+    number.ok_or_else(|| ProgramError::Nonsense(format!("the {what} {text:?} is no number")))
 }
 
 #[cfg(test)]
@@ -253,11 +195,14 @@ mod tests {
     async fn a_program_that_fails_floods_or_is_missing_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("no-such-program");
-        assert!(matches!(ask(&missing, NOW).await, Err(ChronyError::Run(_))));
+        assert!(matches!(
+            ask(&missing, NOW).await,
+            Err(ProgramError::Run { .. })
+        ));
         let refused = script(directory.path(), "echo '506 Cannot talk to daemon'; exit 1");
         assert!(matches!(
             ask(&refused, NOW).await,
-            Err(ChronyError::Refused(_))
+            Err(ProgramError::Refused { .. })
         ));
         let flood = script(directory.path(), "exec yes");
         assert!(ask(&flood, NOW).await.is_err());

@@ -3,15 +3,22 @@
 //! Must not decide what a reading means for the mesh: `pgaa_core::clock` judges.
 
 mod chrony;
+mod keeper;
 mod kernel;
+mod ntpd_rs;
+mod program;
+mod timesyncd;
+
+pub use keeper::unkept;
 
 use crate::config::ClockSettings;
 use log::debug;
 use nix::time::{ClockId, clock_gettime};
 use pgaa_core::clock::jolt::Ticks;
 use pgaa_core::clock::pair::Instants;
-use pgaa_core::clock::{ClockReading, judge};
+use pgaa_core::clock::{ClockReading, SourceReport, judge};
 use pgaa_core::time::{Mono, Now, Wall};
+use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::time::sleep_until;
 
@@ -131,22 +138,36 @@ fn next_multiple(passed: Duration, period: Duration) -> Duration {
     period.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX))
 }
 
-/// How good this machine's clock is: by chrony, and by the kernel where chrony can't be asked.
+/// How good this machine's clock is, by the first source that can be asked: chrony, the other
+/// daemons where they run, and the kernel at last.
 pub async fn sample(settings: &ClockSettings, error_us_max: u64, now: Wall) -> ClockReading {
-    let report = match chrony::ask(&settings.chronyc, now).await {
-        Ok(report) => Ok(report),
-        Err(error) => {
-            debug!("{error}; the kernel is asked instead");
-            kernel::ask()
-        }
-    };
-    match report {
+    match ask(settings, now).await {
         Ok(report) => judge(&report, error_us_max),
         Err(error) => {
             debug!("the kernel doesn't tell about the clock: {error}");
             ClockReading::default()
         }
     }
+}
+
+async fn ask(settings: &ClockSettings, now: Wall) -> io::Result<SourceReport> {
+    match chrony::ask(&settings.chronyc, now).await {
+        Ok(report) => return Ok(report),
+        Err(error) => debug!("{error}; another source is asked instead"),
+    }
+    if timesyncd::runs() {
+        match timesyncd::ask(now).await {
+            Ok(report) => return Ok(report),
+            Err(error) => debug!("{error}; another source is asked instead"),
+        }
+    }
+    if ntpd_rs::runs() {
+        match ntpd_rs::ask().await {
+            Ok(report) => return Ok(report),
+            Err(error) => debug!("{error}; the kernel is asked instead"),
+        }
+    }
+    kernel::ask()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod package;
 mod power;
 mod provisioning;
 mod resources;
+mod timekeeping;
 mod trouble;
 
 use crate::machine::Machine;
@@ -43,6 +44,49 @@ fn visit(yard: &Yard, among: &[&Machine], occasion: &str) -> Result<()> {
     let query = format!("select count(*) from visit where who like '{occasion},%'");
     yard.await_answer(among, &query, &among.len().to_string())
         .map(drop)
+}
+
+/// A row about every 10 ms, until the unit `load` is stopped.
+fn begin_load(machine: &Machine) -> Result<()> {
+    let script = format!(
+        "n=0; while :; do n=$((n + 1)); echo \"insert into visit values ('load of {} $n');\"; \
+         sleep 0.01; done | psql --quiet shop",
+        machine.name()
+    );
+    let arguments = [
+        "--quiet",
+        "--unit=load",
+        "--uid=postgres",
+        "sh",
+        "-c",
+        &script,
+    ];
+    machine.run("systemd-run", &arguments).map(drop)
+}
+
+/// Ends it on these machines.
+fn end_load(among: &[&Machine]) -> Result<()> {
+    among
+        .iter()
+        .try_for_each(|machine| machine.run("systemctl", &["stop", "load"]).map(drop))
+}
+
+/// All hold what was written meanwhile; what the last one holds of its own is still on its way.
+fn all_hold_the_load(yard: &Yard, among: &[&Machine]) -> Result<()> {
+    let written = "select count(*) from visit where who like 'load of %'";
+    yard.eventually(crate::seconds(30), "all hold what was written", || {
+        let counts: Vec<String> = among
+            .iter()
+            .map(|machine| machine.sql(written))
+            .collect::<Result<_>>()?;
+        let enough = counts[0].parse::<u32>()? > 300;
+        ensure!(
+            enough && counts.iter().all(|count| *count == counts[0]),
+            "{counts:?}"
+        );
+        Ok(())
+    })
+    .map(drop)
 }
 
 /// No unit of the machine has failed, and everything that belongs to a boot is done.

@@ -1,7 +1,7 @@
 //! The life of the package on a server that was there before: inert without a configuration, a
 //! founder with its data afterwards, upgraded, removed; PostgreSQL serves throughout.
 
-use super::{is_sound, make_table, starts_of_postgres};
+use super::{all_hold_the_load, begin_load, end_load, is_sound, make_table, starts_of_postgres};
 use crate::image::package;
 use crate::machine::Machine;
 use crate::seconds;
@@ -47,45 +47,14 @@ fn an_upgrade_under_load_breaks_no_edge() -> Result<()> {
             is_upgraded(yard, machine, &next)?;
         }
         yard.await_mesh(seconds(30), &all)?;
-        for machine in &all {
-            machine.run("systemctl", &["stop", "load"])?;
-        }
+        end_load(&all)?;
         let after: Vec<String> = all.iter().map(|m| senders(m)).collect::<Result<_>>()?;
         ensure!(
             before == after,
             "streams broke off: {before:?}, then {after:?}"
         );
-        let written = "select count(*) from visit where who like 'load of %'";
-        // What the last one holds of its own is still on its way to the others.
-        yard.eventually(seconds(30), "all hold what was written meanwhile", || {
-            let counts: Vec<String> = all.iter().map(|m| m.sql(written)).collect::<Result<_>>()?;
-            let enough = counts[0].parse::<u32>()? > 300;
-            ensure!(
-                enough && counts.iter().all(|c| *c == counts[0]),
-                "{counts:?}"
-            );
-            Ok(())
-        })?;
-        Ok(())
+        all_hold_the_load(yard, &all)
     })
-}
-
-/// A row about every 10 ms, until the unit `load` is stopped.
-fn begin_load(machine: &Machine) -> Result<()> {
-    let script = format!(
-        "n=0; while :; do n=$((n + 1)); echo \"insert into visit values ('load of {} $n');\"; \
-         sleep 0.01; done | psql --quiet shop",
-        machine.name()
-    );
-    let arguments = [
-        "--quiet",
-        "--unit=load",
-        "--uid=postgres",
-        "sh",
-        "-c",
-        &script,
-    ];
-    machine.run("systemd-run", &arguments).map(drop)
 }
 
 /// The processes that send to the other nodes: an edge that broke has another one.

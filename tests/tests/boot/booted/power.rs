@@ -1,9 +1,9 @@
 //! Machines that go and come back: in order, by a power cut, all at once, and by standing still.
 
-use super::{make_table, starts_of_postgres, visit};
+use super::{all_hold_the_load, begin_load, end_load, make_table, starts_of_postgres, visit};
 use crate::machine::Machine;
 use crate::seconds;
-use crate::yard::play;
+use crate::yard::{Yard, play};
 use anyhow::{Result, ensure};
 use std::thread::sleep;
 
@@ -44,6 +44,51 @@ fn machines_come_back_by_themselves() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// A hypervisor pauses a machine in the middle of replication, for less time than the agent's
+/// watchdog allows (30 s): it says so itself, in seconds.
+#[test]
+fn a_paused_machine_records_it() -> Result<()> {
+    play(3, |yard| {
+        yard.switch_on()?;
+        let all: Vec<&Machine> = yard.machines().iter().collect();
+        yard.await_mesh(seconds(120), &all)?;
+        make_table(yard, &all)?;
+        let [_, _, c] = yard.each()?;
+        all.iter().try_for_each(|machine| begin_load(machine))?;
+        c.freeze(true)?;
+        // The length of the pause is the scenario.
+        sleep(seconds(20));
+        c.freeze(false)?;
+        stood_still(yard, c, 20)?;
+        yard.await_mesh(seconds(60), &all)?;
+        end_load(&all)?;
+        all_hold_the_load(yard, &all)
+    })
+}
+
+/// Within 5 s its events say that it stood still, for how long.
+fn stood_still(yard: &Yard, machine: &Machine, least_s: u64) -> Result<()> {
+    yard.eventually(seconds(5), "the pause is recorded", || {
+        let events = machine.run("pgaa-agent", &["events", "-o", "json"])?;
+        let events = events
+            .lines()
+            .map(serde_json::from_str::<serde_json::Value>);
+        let events: Vec<serde_json::Value> = events.collect::<Result<_, _>>()?;
+        let told = events.iter().filter(|event| event["kind"] == "stood_still");
+        let told: Vec<&str> = told.filter_map(|event| event["text"].as_str()).collect();
+        let lengths = told
+            .iter()
+            .filter_map(|text| text.split("still for ").nth(1)?.split(' ').next())
+            .filter_map(|length| length.parse::<f64>().ok());
+        ensure!(
+            lengths.fold(0.0, f64::max) >= least_s as f64 - 1.0,
+            "{told:?}"
+        );
+        Ok(())
+    })
+    .map(drop)
 }
 
 /// A hypervisor that pauses a machine. The others go on; what they wrote is there soon after.

@@ -61,6 +61,10 @@ fn vendor_data_makes_a_mesh() -> Result<()> {
             yard.eventually(seconds(60), "the boot is done", || is_sound(machine))?;
             machine
                 .shell("test -e /srv/mine; ! grep -q seeds /etc/pgaa/agent.d/10-platform.toml")?;
+            // The image has chrony, enabled and with servers.
+            let provisioned = ["--no-pager", "--output=cat", "--unit=pgaa-provision"];
+            let said = machine.run("journalctl", &provisioned)?;
+            ensure!(!said.contains("NTP") && said.contains("systemd"), "{said}");
             goes_on_without_its_token(machine)?;
             yard.await_mesh(seconds(30), &[machine])?;
             a_long_lived_token_is_remarked(yard, machine)?;
