@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -25,8 +26,12 @@ const SOURCE_PERIOD: Duration = Duration::from_secs(10);
 /// Between two measurements of the others. The drift of two clocks meanwhile is 1 ms.
 const MEASURE_PERIOD: Duration = Duration::from_secs(5);
 
-/// Exchanges at once with each: the first wakes both ends, the next are quick.
+/// Exchanges in a row with each: the first wakes both ends, the next are quick.
 const BURST: usize = 2;
+
+/// So many others are measured at once. One that is out of reach holds its place for the time of
+/// a call (2 s), once a period.
+const BURSTS_MAX: usize = 16;
 
 /// Between two measurements while this node waits for clocks.
 const WAITING_PERIOD: Duration = Duration::from_secs(1);
@@ -43,7 +48,7 @@ pub struct Pairs(Mutex<BTreeMap<NodeId, Window>>);
 
 impl Pairs {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Window>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     fn take(&self, other: NodeId, times: &Exchange) {
@@ -102,50 +107,89 @@ pub async fn watch_source(node: Arc<Node>) {
     }
 }
 
-/// Measures the others, at a steady pace, and sooner while the plan waits for it.
+/// Measures the others, at a steady pace, and sooner while the plan waits for it. Nobody waits for
+/// another's answer, and nobody is asked twice at once.
 pub async fn measure(node: Arc<Node>) {
     let mut last = node.clocks.mono();
+    let mut bursts = Bursts::default();
     loop {
         let wanted = tokio::select! {
             () = node.clocks.pulse(MEASURE_PERIOD) => false,
             () = node.clock_wanted.notified() => true,
         };
-        let waited = node.clocks.mono().since(last) >= WAITING_PERIOD;
-        let all = node.knowledge.others();
+        let everybody = !wanted || node.clocks.mono().since(last) >= WAITING_PERIOD;
+        let others = node.knowledge.others();
         node.clock_pairs
-            .retain(&all.iter().map(|(other, _)| *other).collect());
-        let due = all
-            .into_iter()
-            .filter(|(other, _)| !wanted || waited || !node.clock_pairs.knows(*other));
-        let mut bursts: JoinSet<()> = JoinSet::new();
-        for other in due {
-            let node = Arc::clone(&node);
-            bursts.spawn(async move { burst(&node, other).await });
+            .retain(&others.iter().map(|(other, _)| *other).collect());
+        for other in others {
+            if everybody || !node.clock_pairs.knows(other.0) {
+                bursts.begin(other.0, burst(Arc::clone(&node), other, wanted));
+            }
         }
-        if bursts.is_empty() {
-            sleep(UNMEASURED_PERIOD).await;
-            continue;
-        }
-        bursts.join_all().await;
-        if !wanted || waited {
+        if everybody {
             last = node.clocks.mono();
         }
         if wanted {
-            node.knowledge.changed.notify_one();
             sleep(UNMEASURED_PERIOD).await;
         }
     }
 }
 
-async fn burst(node: &Node, (other, address): (NodeId, SocketAddr)) {
+/// The measurements that are under way.
+#[derive(Debug)]
+struct Bursts {
+    running: JoinSet<()>,
+    /// With whom.
+    with: Arc<Mutex<BTreeSet<NodeId>>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Bursts {
+    fn default() -> Bursts {
+        Bursts {
+            running: JoinSet::new(),
+            with: Arc::default(),
+            places: Arc::new(Semaphore::new(BURSTS_MAX)),
+        }
+    }
+}
+
+impl Bursts {
+    /// Begins a measurement, if there is none of the same node.
+    fn begin(&mut self, other: NodeId, burst: impl Future<Output = ()> + Send + 'static) {
+        while self.running.try_join_next().is_some() {}
+        if !locked(&self.with).insert(other) {
+            return;
+        }
+        let (with, places) = (Arc::clone(&self.with), Arc::clone(&self.places));
+        self.running.spawn(async move {
+            // The semaphore is never closed.
+            let place = places.acquire().await;
+            burst.await;
+            drop(place);
+            locked(&with).remove(&other);
+        });
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Measures one. When the plan waits for it the loop is woken: whom it still lacks is another's
+/// question.
+async fn burst(node: Arc<Node>, (other, address): (NodeId, SocketAddr), wanted: bool) {
     for _ in 0..BURST {
         match node.peers.measure_clock(other, address).await {
             Ok(times) => node.clock_pairs.take(other, &times),
             Err(error) => {
                 debug!("the clock of {} was not measured: {error}", other.short());
-                return;
+                break;
             }
         }
+    }
+    if wanted {
+        node.knowledge.changed.notify_one();
     }
 }
 
@@ -230,5 +274,57 @@ fn tell(inputs: &Inputs<'_>, change: Change) -> (Severity, &'static str, String)
             let text = format!("the clocks of {one} and {other} agree again");
             (Severity::Info, "clocks_agree", text)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+    use tokio::time::timeout;
+    use uuid::Uuid;
+
+    fn node(number: usize) -> NodeId {
+        NodeId(Uuid::from_u128(number as u128 + 1))
+    }
+
+    async fn told(of: NodeId, told: UnboundedSender<NodeId>) {
+        told.send(of).unwrap();
+    }
+
+    async fn next(told: &mut UnboundedReceiver<NodeId>) -> Option<NodeId> {
+        timeout(Duration::from_millis(200), told.recv())
+            .await
+            .ok()?
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_one_that_gives_no_answer() {
+        let mut bursts = Bursts::default();
+        let (tell, mut hear) = unbounded_channel();
+        bursts.begin(node(0), std::future::pending());
+        for _ in 0..3 {
+            bursts.begin(node(1), told(node(1), tell.clone()));
+            assert_eq!(next(&mut hear).await, Some(node(1)));
+            // Its place is free again once the task has gone on.
+            tokio::task::yield_now().await;
+        }
+        bursts.begin(node(0), told(node(0), tell));
+        assert_eq!(next(&mut hear).await, None, "it was asked twice at once");
+    }
+
+    #[tokio::test]
+    async fn so_many_at_once_and_no_more() {
+        let mut bursts = Bursts::default();
+        let (tell, mut hear) = unbounded_channel();
+        let (release, held) = tokio::sync::oneshot::channel::<()>();
+        bursts.begin(node(0), async move { held.await.unwrap_or_default() });
+        for number in 1..BURSTS_MAX {
+            bursts.begin(node(number), std::future::pending());
+        }
+        bursts.begin(node(99), told(node(99), tell));
+        assert_eq!(next(&mut hear).await, None, "there was a place too many");
+        release.send(()).unwrap();
+        assert_eq!(next(&mut hear).await, Some(node(99)));
     }
 }
