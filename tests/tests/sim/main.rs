@@ -9,6 +9,7 @@
     reason = "a test that can't go on must stop"
 )]
 
+mod backup;
 mod clocks;
 mod founding;
 mod gossip;

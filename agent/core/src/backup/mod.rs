@@ -3,6 +3,7 @@
 //! One node owns them by a claim in its record (`claim`); what lies in the repository is described
 //! by `repository`. Must not know pgBackRest's programs and files, nor read a clock.
 
+pub mod claim;
 pub mod repository;
 
 use crate::ids::NodeId;
