@@ -18,5 +18,6 @@ pub mod gossip;
 pub mod image;
 pub mod peer;
 pub mod postgres;
+pub mod restore;
 pub mod telemetry;
 pub mod trust;

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod publish;
 pub mod record;
 pub mod report;
+pub mod restore;
 pub mod roster;
 pub mod state;
 pub mod status;

@@ -1,6 +1,7 @@
 //! The arguments, as clap reads them. Only names and types; what they do is in the modules
 //! beside this one.
 
+use super::restore::RestoreCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -112,6 +113,9 @@ pub enum Command {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Look into the past of the database, and bring back what was lost
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Check and show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -191,6 +195,14 @@ pub enum Goal {
     Converged,
     /// This node has left
     Left,
+}
+
+/// `backup`
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// The ways back.
+    #[command(flatten)]
+    Restore(RestoreCommand),
 }
 
 /// `config`

@@ -9,6 +9,7 @@ mod exit;
 mod local;
 mod reading;
 pub mod render;
+mod restore;
 mod session;
 mod terminal;
 mod verify;
@@ -21,7 +22,9 @@ use crate::control::Act;
 use crate::telemetry::Systemd;
 use crate::{daemon, demo, telemetry};
 use anyhow::Context;
-use args::{Cli, CloudInitCommand, Command, DemoArgs, DemoCommand, Global, Output, OutputArg};
+use args::{
+    BackupCommand, Cli, CloudInitCommand, Command, DemoArgs, DemoCommand, Global, Output, OutputArg,
+};
 use clap::Parser;
 use exit::Failure;
 use log::LevelFilter;
@@ -93,6 +96,10 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             eager,
             output,
         } => drive(verify::verify(g, tables, eager, output.output)),
+        Command::Backup(BackupCommand::Restore(command)) => {
+            log_to_stderr(g)?;
+            restore::restore(g, command)
+        }
         Command::Config(command) => local::config(g, command),
         Command::Token(command) => drive(acting::token(g, command)),
         Command::Sequences(command) => drive(acting::sequences(g, command)),

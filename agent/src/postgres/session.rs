@@ -198,6 +198,9 @@ pub(super) enum Purpose {
     Compare,
     /// The heartbeat, whose commit needn't be flushed: a lost one is followed by the next.
     Beat,
+    /// Writing the user's rows as an application does: the functions of triggers find what they
+    /// look for.
+    WriteBack,
 }
 
 /// How long one statement of a copy may take: building an index over a large table is one.
@@ -231,7 +234,7 @@ impl Purpose {
                 statement_ms: 0,
                 lock_ms: 10_000,
             },
-            Purpose::Compare => Limits {
+            Purpose::Compare | Purpose::WriteBack => Limits {
                 statement_ms: 60_000,
                 lock_ms: 3_000,
             },
@@ -247,9 +250,12 @@ impl Purpose {
     fn patience(self) -> Duration {
         match self {
             Purpose::Copy => COPY_PATIENCE,
-            Purpose::Look | Purpose::Change | Purpose::Long | Purpose::Compare | Purpose::Beat => {
-                Duration::from_millis(self.limits().statement_ms + 1_500)
-            }
+            Purpose::Look
+            | Purpose::Change
+            | Purpose::Long
+            | Purpose::Compare
+            | Purpose::Beat
+            | Purpose::WriteBack => Duration::from_millis(self.limits().statement_ms + 1_500),
         }
     }
 
@@ -261,11 +267,24 @@ impl Purpose {
         let own = match self {
             Purpose::Beat => " -c synchronous_commit=off",
             Purpose::Compare => COMPARABLE,
-            Purpose::Look | Purpose::Change | Purpose::Long | Purpose::Copy => "",
+            Purpose::Look
+            | Purpose::Change
+            | Purpose::Long
+            | Purpose::Copy
+            | Purpose::WriteBack => "",
+        };
+        let path = match self {
+            Purpose::WriteBack => "",
+            Purpose::Look
+            | Purpose::Change
+            | Purpose::Long
+            | Purpose::Copy
+            | Purpose::Compare
+            | Purpose::Beat => " -c search_path=pg_catalog",
         };
         format!(
             "-c statement_timeout={statement_ms} -c lock_timeout={lock_ms} \
-             -c idle_in_transaction_session_timeout=20000 -c search_path=pg_catalog -c jit=off \
+             -c idle_in_transaction_session_timeout=20000{path} -c jit=off \
              -c default_transaction_read_only=off -c client_min_messages=warning \
              -c session_replication_role=origin{own}"
         )

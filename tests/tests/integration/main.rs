@@ -15,6 +15,7 @@ mod intruders;
 mod join;
 mod partitions;
 mod provision;
+mod restore;
 mod resync;
 mod rollback;
 mod slots;

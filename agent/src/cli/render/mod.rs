@@ -4,6 +4,7 @@
 //! [`Page::clean`], so that no peer can send escape sequences to an operator's terminal.
 
 pub mod clock;
+pub mod lost;
 pub mod members;
 pub mod outcome;
 mod page;

@@ -1,0 +1,68 @@
+//! What a restored server and the live one beside it are asked about WAL: has it recovered, is the
+//! segment archived.
+//!
+//! Must not know what is restored, and why.
+
+use super::session::{Purpose, Session, SqlError, column, sql};
+use super::{Place, Postgres};
+
+/// What a server that is being recovered says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// It takes connections: it has reached what it was to be recovered to. With the time of the
+    /// last commit it has replayed.
+    Done(Option<String>),
+    /// It doesn't take any yet, or is gone; its words.
+    NotYet(String),
+}
+
+/// How far a server has come, asked in the database that every cluster has.
+pub async fn recovery(place: &Place) -> Recovery {
+    let asked = async {
+        let session = Session::open(place, "template1", Purpose::Look).await?;
+        let sql = sql!("recovery");
+        let row = session.row(&sql, &[]).await?;
+        let (going, last) = (column(sql.name, &row, 0)?, column(sql.name, &row, 1)?);
+        Ok::<(bool, Option<String>), SqlError>((going, last))
+    };
+    match asked.await {
+        Ok((false, last)) => Recovery::Done(last),
+        Ok((true, _)) => Recovery::NotYet("it is being recovered".to_owned()),
+        Err(error) => Recovery::NotYet(error.to_string()),
+    }
+}
+
+impl Postgres {
+    /// The server's system identifier.
+    pub async fn system_identifier(&self) -> Result<u64, SqlError> {
+        let session = self.take(Purpose::Look).await?;
+        let sql = sql!("system_identifier");
+        let row = session.row(&sql, &[]).await?;
+        let text: String = column(sql.name, &row, 0)?;
+        self.give_back(session);
+        text.parse().map_err(|_| SqlError::Unexpected {
+            what: sql.name,
+            found: format!("{text:?} is no system identifier"),
+        })
+    }
+
+    /// Writes a commit and ends the segment it lies in; the segment's name.
+    pub async fn end_segment(&self) -> Result<String, SqlError> {
+        let session = self.take(Purpose::Change).await?;
+        session.row(&sql!("commit_mark"), &[]).await?;
+        let sql = sql!("wal_switch");
+        let segment = column(sql.name, &session.row(&sql, &[]).await?, 0)?;
+        self.give_back(session);
+        Ok(segment)
+    }
+
+    /// The last segment that was archived, and one that could not be since.
+    pub async fn archived(&self) -> Result<(Option<String>, Option<String>), SqlError> {
+        let session = self.take(Purpose::Look).await?;
+        let sql = sql!("wal_archived");
+        let row = session.row(&sql, &[]).await?;
+        let answer = (column(sql.name, &row, 0)?, column(sql.name, &row, 1)?);
+        self.give_back(session);
+        Ok(answer)
+    }
+}
