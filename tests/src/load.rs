@@ -30,6 +30,10 @@ const TABLES: [(&str, &str); 8] = [
     ("shared", "id"),
 ];
 
+/// The replicated tables in which nodes change each other's rows, with their keys: equal only once
+/// the row check has seen to them.
+pub const CROSSED: [(&str, &str); 2] = [("crossed", "id"), ("reborn", "region || '/' || code")];
+
 /// How long rows may take to be equal everywhere after the load. A bound for "never".
 const EQUAL_MAX: Duration = Duration::from_secs(90);
 
@@ -42,6 +46,8 @@ pub enum Workload {
     Same,
     /// Rows are changed and deleted by other nodes right after their insert.
     Crossed,
+    /// Keys are inserted, changed, deleted and inserted again by all nodes.
+    Reborn,
 }
 
 impl Workload {
@@ -50,6 +56,7 @@ impl Workload {
             Workload::Own => "own",
             Workload::Same => "same",
             Workload::Crossed => "crossed",
+            Workload::Reborn => "reborn",
         }
     }
 }
@@ -78,7 +85,8 @@ pub fn create_tables(cluster: &Cluster, nodes: &[&Node]) -> Result<()> {
     for node in nodes {
         node.order(&["sequences", "fix"])?;
     }
-    let names: Vec<String> = TABLES.iter().map(|(t, _)| format!("public.{t}")).collect();
+    let all = TABLES.iter().chain(&CROSSED);
+    let names: Vec<String> = all.map(|(t, _)| format!("public.{t}")).collect();
     cluster.eventually(Duration::from_secs(30), "the tables are replicated", |_| {
         for node in nodes {
             let tables = node.status()?.tables;

@@ -25,6 +25,7 @@ pub mod record;
 pub mod report;
 pub mod restore;
 pub mod roster;
+pub mod rows;
 pub mod state;
 pub mod status;
 pub mod tables;

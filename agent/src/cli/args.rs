@@ -110,6 +110,12 @@ pub enum Command {
         /// Without rests between ranges: faster, and the applications notice
         #[arg(long)]
         eager: bool,
+        /// Mend rows that differ: the version that last-update-wins would have kept is everybody's
+        #[arg(long)]
+        repair: bool,
+        /// With --repair: tell which version would stay and why, and change nothing
+        #[arg(long, requires = "repair")]
+        dry_run: bool,
         #[command(flatten)]
         output: OutputArg,
     },

@@ -28,6 +28,7 @@ use args::{
 use clap::Parser;
 use exit::Failure;
 use log::LevelFilter;
+use pgaa_core::verify::{Mending, Wish};
 use reading::View;
 use std::future::Future;
 use std::io::Write;
@@ -94,8 +95,22 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Verify {
             tables,
             eager,
+            repair,
+            dry_run,
             output,
-        } => drive(verify::verify(g, tables, eager, output.output)),
+        } => {
+            let mending = match (repair, dry_run) {
+                (false, _) => Mending::None,
+                (true, true) => Mending::Told,
+                (true, false) => Mending::Done,
+            };
+            let wish = Wish {
+                tables,
+                eager,
+                mending,
+            };
+            drive(verify::verify(g, wish, output.output))
+        }
         Command::Backup(BackupCommand::Restore(command)) => {
             log_to_stderr(g)?;
             restore::restore(g, command)

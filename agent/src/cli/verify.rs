@@ -5,19 +5,14 @@ use super::exit::{Exit, Failure};
 use super::render::{clean, verify as render};
 use super::session::connect;
 use super::terminal::{page, print};
-use pgaa_core::verify::{Finding, News, Report};
+use pgaa_core::verify::{Finding, News, Report, Wish};
 use std::io::{self, IsTerminal, Write};
 
 /// Compares, and ends with 0 when all is equal, 1 when not all could be compared, 2 when rows
 /// differ.
-pub async fn verify(
-    global: &Global,
-    tables: Vec<String>,
-    eager: bool,
-    output: Output,
-) -> Result<Exit, Failure> {
+pub async fn verify(global: &Global, wish: Wish, output: Output) -> Result<Exit, Failure> {
     let mut client = connect(global).await?;
-    let mut news = client.verify(tables, eager).await?;
+    let mut news = client.verify(wish).await?;
     let shown = io::stderr().is_terminal();
     while let Some(json) = client.next(&mut news).await? {
         let read = serde_json::from_str(&json);

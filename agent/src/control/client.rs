@@ -6,6 +6,7 @@
 use super::{Act, ActOutcome, READERS_GROUP};
 use crate::events::Event;
 use hyper_util::rt::TokioIo;
+use pgaa_core::verify::{Mending, Wish};
 use pgaa_proto::v1 as wire;
 use pgaa_proto::v1::control_client::ControlClient;
 use std::io;
@@ -255,12 +256,16 @@ impl Client {
     }
 
     /// Compares tables on all nodes: progress, and one report at the end.
-    pub async fn verify(
-        &mut self,
-        tables: Vec<String>,
-        eager: bool,
-    ) -> Result<Documents, ClientError> {
-        let asked = self.inner.verify(wire::VerifyRequest { tables, eager });
+    pub async fn verify(&mut self, wish: Wish) -> Result<Documents, ClientError> {
+        let asked = self.inner.verify(wire::VerifyRequest {
+            tables: wish.tables,
+            eager: wish.eager,
+            mending: match wish.mending {
+                Mending::None => 0,
+                Mending::Told => 1,
+                Mending::Done => 2,
+            },
+        });
         match timeout(self.patience, asked).await {
             Ok(Ok(answer)) => Ok(Documents {
                 inner: answer.into_inner(),

@@ -14,7 +14,7 @@ pub use server::serve;
 use crate::events::Events;
 use pgaa_core::ids::{BadId, NodeId};
 use pgaa_core::status::StatusReport;
-use pgaa_core::verify::News;
+use pgaa_core::verify::{News, Wish};
 use pgaa_proto::v1 as wire;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +35,8 @@ pub trait ControlHost: Send + Sync + 'static {
     /// Does what an operator asks for, or says why not and what to do instead.
     async fn act(&self, act: Act) -> ActOutcome;
 
-    /// Compares these tables on all nodes, or all tables when none is named; `eager` without
-    /// rests. Ends when nobody reads the news any more.
-    fn verify(&self, tables: Vec<String>, eager: bool) -> mpsc::Receiver<News>;
+    /// Compares tables on all nodes. Ends when nobody reads the news any more.
+    fn verify(&self, wish: Wish) -> mpsc::Receiver<News>;
 }
 
 /// What an operator can ask for.

@@ -9,7 +9,7 @@ use log::{debug, warn};
 use nix::unistd::Uid;
 use pgaa_core::status::StatusReport;
 use pgaa_core::time::Wall;
-use pgaa_core::verify::News;
+use pgaa_core::verify::{Mending, News, Wish};
 use pgaa_proto::v1 as wire;
 use pgaa_proto::v1::control_server::{Control, ControlServer};
 use serde::Serialize;
@@ -197,10 +197,27 @@ impl Control for Service {
         &self,
         request: Request<wire::VerifyRequest>,
     ) -> Result<Response<Self::VerifyStream>, Status> {
-        // It changes nothing, and costs the servers time.
+        // Even where it changes nothing it costs the servers time.
         self.may_act()?;
-        let wire::VerifyRequest { tables, eager } = request.into_inner();
-        let news = self.host.verify(tables, eager);
+        let wire::VerifyRequest {
+            tables,
+            eager,
+            mending,
+        } = request.into_inner();
+        let mending = match mending {
+            0 => Mending::None,
+            1 => Mending::Told,
+            2 => Mending::Done,
+            _ => {
+                let text = "this agent knows no such way of mending; upgrade it";
+                return Err(Status::invalid_argument(text));
+            }
+        };
+        let news = self.host.verify(Wish {
+            tables,
+            eager,
+            mending,
+        });
         Ok(Response::new(Feed::new(
             (news, self.shutdown.clone()),
             |state| Box::pin(next_news(state)),

@@ -6,6 +6,7 @@ use crate::cli::render::fixture;
 use crate::config::PathSettings;
 use crate::events::{Event, Severity};
 use pgaa_core::time::Wall;
+use pgaa_core::verify::Mending;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
@@ -32,14 +33,19 @@ impl ControlHost for Host {
         ActOutcome::done("noted").with_json(serde_json::json!({"noted": true}))
     }
 
-    fn verify(&self, tables: Vec<String>, eager: bool) -> mpsc::Receiver<News> {
+    fn verify(&self, wish: Wish) -> mpsc::Receiver<News> {
+        let Wish {
+            tables,
+            eager,
+            mending,
+        } = wish;
         let (news, reader) = mpsc::channel(2);
         let progress = News::Progress {
             table: tables.join(" "),
             number: usize::from(eager),
             tables: tables.len(),
             rows: 5,
-            suspects: 0,
+            suspects: usize::from(mending == Mending::Done),
         };
         news.try_send(progress).unwrap();
         reader
@@ -265,20 +271,24 @@ async fn a_comparison_is_told_as_it_goes_and_only_to_those_who_may_act() {
     let agent = agent().await;
     let full = Sockets::One(agent.paths.agent_socket());
     let mut client = Client::connect(&full).await.unwrap();
-    let tables = vec!["a".to_owned(), "b".to_owned()];
-    let mut news = client.verify(tables.clone(), true).await.unwrap();
+    let wish = Wish {
+        tables: vec!["a".to_owned(), "b".to_owned()],
+        eager: true,
+        mending: Mending::Done,
+    };
+    let mut news = client.verify(wish.clone()).await.unwrap();
     let told = client.next(&mut news).await.unwrap().unwrap();
     let expected = News::Progress {
         table: "a b".to_owned(),
         number: 1,
         tables: 2,
         rows: 5,
-        suspects: 0,
+        suspects: 1,
     };
     assert_eq!(serde_json::from_str::<News>(&told).unwrap(), expected);
     assert_eq!(client.next(&mut news).await.unwrap(), None, "the end");
     let read = Sockets::One(agent.paths.read_socket());
     let mut reader = Client::connect(&read).await.unwrap();
-    let refused = reader.verify(tables, false).await;
+    let refused = reader.verify(wish).await;
     assert!(matches!(refused, Err(ClientError::Permission { .. })));
 }

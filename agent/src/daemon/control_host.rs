@@ -11,7 +11,7 @@ use pgaa_core::founding::Released;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::Stage;
 use pgaa_core::status::StatusReport;
-use pgaa_core::verify::News;
+use pgaa_core::verify::{News, Wish};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +42,8 @@ impl ControlHost for Acts {
         }
     }
 
-    fn verify(&self, tables: Vec<String>, eager: bool) -> mpsc::Receiver<News> {
-        super::verify::start(&self.0, tables, eager)
+    fn verify(&self, wish: Wish) -> mpsc::Receiver<News> {
+        super::verify::start(&self.0, wish)
     }
 }
 

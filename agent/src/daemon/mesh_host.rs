@@ -4,8 +4,8 @@ use super::node::Node;
 use super::twins;
 use crate::events::Severity;
 use crate::peer::{
-    AuthorityAnswer, CatalogAnswer, CatalogTable, Claim, CompareAnswer, CompareAsk, ForgetAnswer,
-    ForgetProposal, MeshHost, Refusal,
+    AuthorityAnswer, CatalogAnswer, CatalogTable, CheckAnswer, CheckAsk, Claim, CompareAnswer,
+    CompareAsk, ForgetAnswer, ForgetProposal, MeshHost, Refusal,
 };
 use crate::trust::{TokenEntry, TokenId};
 use pgaa_core::clock::pair::Instants;
@@ -149,6 +149,11 @@ impl MeshHost for Answers {
     async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal> {
         let answer = super::verify::answer(&self.0, table, ask).await;
         answer.map_err(|error| Refusal::new("compare", &format!("{error:#}")))
+    }
+
+    async fn check_rows(&self, table: &str, ask: CheckAsk) -> Result<CheckAnswer, Refusal> {
+        let answer = super::rows::answer(&self.0, table, ask).await;
+        answer.map_err(|error| Refusal::new("check", &format!("{error:#}")))
     }
 
     async fn vouch(&self, from: NodeId, claim: Option<Claim>) -> Result<u64, Refusal> {

@@ -4,6 +4,7 @@
 //! agent ends, and systemd starts it again.
 
 mod act;
+mod circle;
 mod clock;
 mod control_host;
 mod exchange;
@@ -18,6 +19,7 @@ mod node;
 mod pairing_host;
 mod reconciler;
 mod rhythm;
+mod rows;
 mod store;
 mod surroundings;
 mod twins;
@@ -295,6 +297,7 @@ fn spawn_speakers(tasks: &mut Tasks, node: &Arc<Node>) {
     speaker("clocks", Box::pin(clock::measure(shared())));
     speaker("trust", Box::pin(rhythm::keep_trust(shared())));
     speaker("join", Box::pin(join::run(shared())));
+    speaker("rows", Box::pin(rows::run(shared())));
     speaker("founding", Box::pin(founding::run(shared())));
 }
 

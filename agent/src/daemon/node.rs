@@ -22,6 +22,7 @@ use pgaa_core::observed::{Fact, Observed, PostgresFacts};
 use pgaa_core::plan::{Inputs, Plan};
 use pgaa_core::record::Endpoints;
 use pgaa_core::report::{Surroundings, report};
+use pgaa_core::rows::RowsView;
 use pgaa_core::status::{AnsweredBy, Progress, StatusReport};
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -109,6 +110,10 @@ pub struct Node {
     pub join_problems: watch::Sender<Vec<Problem>>,
     /// How far the join has come, while there is one.
     pub join_progress: watch::Sender<Option<Progress>>,
+    /// How the row check stands.
+    pub rows: watch::Sender<RowsView>,
+    /// Rings when rows were named.
+    pub rows_named: Notify,
     /// The last report.
     pub status: watch::Sender<Arc<StatusReport>>,
     /// This node's own address, once known.
@@ -190,6 +195,8 @@ impl Node {
             join_linked: Notify::new(),
             join_problems: watch::channel(Vec::new()).0,
             join_progress: watch::channel(None).0,
+            rows: watch::channel(RowsView::default()).0,
+            rows_named: Notify::new(),
             status: watch::channel(Arc::new(first)).0,
             address: watch::channel(advertised).0,
         }

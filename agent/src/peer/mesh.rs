@@ -194,6 +194,15 @@ impl wire::mesh_server::Mesh for Mesh {
         Ok(Response::new(convert::compare_answer_out(&answer)))
     }
 
+    async fn check_rows(&self, request: Request<wire::CheckRequest>) -> Reply<wire::CheckReply> {
+        self.caller(&request)?;
+        let asked = convert::check_ask(request.into_inner());
+        let (table, ask) = asked.map_err(|bad| malformed(&bad))?;
+        let answer = self.host.check_rows(&table, ask).await;
+        let answer = answer.map_err(|refusal| refused(&refusal))?;
+        Ok(Response::new(convert::check_answer_out(&answer)))
+    }
+
     async fn vouch(&self, request: Request<wire::VouchRequest>) -> Reply<wire::VouchReply> {
         let from = self.caller(&request)?;
         let claim = convert::claim(request.into_inner()).map_err(|bad| malformed(&bad))?;

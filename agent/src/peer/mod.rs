@@ -20,8 +20,9 @@ pub use pairing::{PairingClient, PairingError};
 pub use peers::{PeerError, Peers};
 pub use server::{ServeError, serve};
 pub use types::{
-    Answer, Ask, AuthorityAnswer, CatalogAnswer, CatalogTable, Claim, CompareAnswer, CompareAsk,
-    Enrolled, ForgetAnswer, ForgetProposal, MeshHost, PairingHost, Refusal,
+    Answer, Ask, AuthorityAnswer, CatalogAnswer, CatalogTable, CheckAnswer, CheckAsk, Claim,
+    CompareAnswer, CompareAsk, Enrolled, ForgetAnswer, ForgetProposal, MeshHost, PairingHost,
+    Refusal,
 };
 
 /// Version of the pairing protocol; both sides must speak the same.

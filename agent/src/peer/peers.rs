@@ -8,8 +8,8 @@ use super::connect::{ConnectError, connect};
 use super::convert::{self, BadMessage};
 use super::mesh::refusal_of;
 use super::types::{
-    AuthorityAnswer, CatalogAnswer, Claim, CompareAnswer, CompareAsk, ForgetAnswer, ForgetProposal,
-    Refusal,
+    AuthorityAnswer, CatalogAnswer, CheckAnswer, CheckAsk, Claim, CompareAnswer, CompareAsk,
+    ForgetAnswer, ForgetProposal, Refusal,
 };
 use crate::trust::names::DER_BYTES_MAX;
 use crate::trust::verify::{Unproven, unix_time};
@@ -318,6 +318,20 @@ impl Peers {
         let request = convert::compare_ask_out(table, &ask);
         let call = async |mut stub: Stub| stub.compare_rows(request).await;
         Ok(convert::compare_answer(
+            self.call((node, address), COMPARE_TIMEOUT, call).await?,
+        )?)
+    }
+
+    /// See [`super::MeshHost::check_rows`].
+    pub async fn check_rows(
+        &self,
+        node: NodeId,
+        address: SocketAddr,
+        (table, ask): (&str, CheckAsk),
+    ) -> Result<CheckAnswer, PeerError> {
+        let request = convert::check_ask_out(table, &ask);
+        let call = async |mut stub: Stub| stub.check_rows(request).await;
+        Ok(convert::check_answer(
             self.call((node, address), COMPARE_TIMEOUT, call).await?,
         )?)
     }

@@ -8,8 +8,9 @@ use pgaa_core::founding::{Hello, Request, Response};
 use pgaa_core::ids::{LineageId, Name, NodeId};
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::{Roster, Tombstone};
+use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Seen};
 use pgaa_core::verify::{Digest, Key, Range, RowHash};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use zeroize::Zeroizing;
@@ -188,6 +189,32 @@ pub enum CompareAnswer {
     Heartbeats(BTreeMap<NodeId, u64>),
 }
 
+/// What a member asks another of rows that may differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckAsk {
+    /// What it knows of these keys.
+    Look(Vec<Key>),
+    /// All keys that begin like these.
+    Begins(Vec<Key>),
+    /// The values of these versions.
+    Values(Vec<(Key, u32)>),
+    /// Mend these rows.
+    Mend(Vec<Repair>),
+}
+
+/// The answer to it, in the order of what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckAnswer {
+    /// What it knows, and when it looked.
+    Seen(Moment, Vec<Seen>),
+    /// The keys.
+    Keys(BTreeSet<Key>),
+    /// The values, as far as the versions are still there.
+    Values(Vec<Option<RowValues>>),
+    /// What came of the repairs.
+    Mended(Vec<Mended>),
+}
+
 /// What a node says of the process that speaks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
@@ -239,6 +266,9 @@ pub trait MeshHost: Send + Sync + 'static {
 
     /// Hashes rows of a table, or does this node's part of a fence.
     async fn compare(&self, table: &str, ask: CompareAsk) -> Result<CompareAnswer, Refusal>;
+
+    /// Looks at rows that may differ, or mends them.
+    async fn check_rows(&self, table: &str, ask: CheckAsk) -> Result<CheckAnswer, Refusal>;
 
     /// Answers with the run of this agent. Refuses a claim when another run of the same node answers
     /// where that node was last known to be.

@@ -3,7 +3,8 @@
 //! Must not know what they are compared with.
 
 use super::Postgres;
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::queries::{WHAT, queries, unexpected};
+use super::session::{Purpose, SqlError, column};
 use pgaa_core::verify::{Digest, Key, Range, RowHash};
 use std::collections::BTreeMap;
 use tokio_postgres::Row;
@@ -12,43 +13,11 @@ use tokio_postgres::Row;
 /// to be much smaller.
 const ROWS_MAX: i64 = 4_000;
 
-/// The queries that compare one table, as the server wrote them.
-struct Queries {
-    shape: i64,
-    digest: String,
-    bound: String,
-    rows: String,
-    look: String,
-}
-
 /// A table as it is compared here: it stands for its columns and key, and is equal where those are.
 pub type Shape = i64;
 
-fn unexpected(found: String) -> SqlError {
-    SqlError::Unexpected {
-        what: "comparing a table",
-        found,
-    }
-}
-
-async fn queries(session: &Session, table: &str) -> Result<Queries, SqlError> {
-    let sql = sql!("compare_query");
-    let Some(row) = session.maybe(&sql, &[&table]).await? else {
-        return Err(unexpected(format!(
-            "{table} is not replicated here, or has no primary key; see: pgaa-agent status"
-        )));
-    };
-    Ok(Queries {
-        shape: column(sql.name, &row, 0)?,
-        digest: column(sql.name, &row, 1)?,
-        bound: column(sql.name, &row, 2)?,
-        rows: column(sql.name, &row, 3)?,
-        look: column(sql.name, &row, 4)?,
-    })
-}
-
 fn hashed(rows: &[Row]) -> Result<BTreeMap<Key, RowHash>, SqlError> {
-    let what = "comparing a table";
+    let what = WHAT;
     let one = |row: &Row| {
         let hash = [column(what, row, 1)?, column(what, row, 2)?];
         Ok((column(what, row, 0)?, hash))
@@ -61,7 +30,7 @@ impl Postgres {
     pub async fn digest(&self, table: &str, range: &Range) -> Result<(Shape, Digest), SqlError> {
         let session = self.take(Purpose::Compare).await?;
         let queries = queries(&session, table).await?;
-        let what = "comparing a table";
+        let what = WHAT;
         let rows = session
             .rows_by(what, &queries.digest, &[&range.after, &range.upto])
             .await?;
@@ -86,7 +55,7 @@ impl Postgres {
         let session = self.take(Purpose::Compare).await?;
         let queries = queries(&session, table).await?;
         let step = i64::try_from(step.max(1)).unwrap_or(i64::MAX);
-        let what = "comparing a table";
+        let what = WHAT;
         let rows = session
             .rows_by(what, &queries.bound, &[&range.after, &range.upto, &step])
             .await?;
@@ -104,7 +73,7 @@ impl Postgres {
         let session = self.take(Purpose::Compare).await?;
         let queries = queries(&session, table).await?;
         let limit = ROWS_MAX + 1;
-        let what = "comparing a table";
+        let what = WHAT;
         let rows = session
             .rows_by(what, &queries.rows, &[&range.after, &range.upto, &limit])
             .await?;
@@ -127,9 +96,7 @@ impl Postgres {
         let session = self.take(Purpose::Compare).await?;
         let queries = queries(&session, table).await?;
         let flat: Vec<&String> = keys.iter().flatten().collect();
-        let rows = session
-            .rows_by("comparing a table", &queries.look, &[&flat])
-            .await?;
+        let rows = session.rows_by(WHAT, &queries.look, &[&flat]).await?;
         self.give_back(session);
         hashed(&rows)
     }

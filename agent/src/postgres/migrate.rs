@@ -25,6 +25,11 @@ const MIGRATIONS: &[Migration] = &[
         script: sql!("0002_join_guard"),
         check: sql!("0002_join_guard.check"),
     },
+    Migration {
+        number: 3,
+        script: sql!("0003_row_check"),
+        check: sql!("0003_row_check.check"),
+    },
 ];
 
 /// Whose database it is.

@@ -10,6 +10,7 @@ pub mod block;
 pub mod compare;
 mod conf;
 pub mod conninfo;
+mod deletes;
 pub mod gate;
 pub mod hba;
 mod heartbeat;
@@ -24,14 +25,18 @@ pub mod needed;
 mod observe;
 pub mod owner;
 pub mod provision;
+mod queries;
 mod recovery;
+mod rows;
 mod sequences;
 pub mod server;
 mod session;
 mod source;
+mod suspects;
 mod tables;
 
 pub use compare::Shape;
+pub use deletes::Deletes;
 pub use gate::{admit, set_gate};
 pub use hba::Gate;
 pub use heartbeat::Flush;
@@ -42,10 +47,12 @@ pub use mesh::{Origin, Slot, Subscription};
 pub use migrate::Identity;
 pub use provision::{provision, wal_disk, write_conf};
 pub use recovery::{Recovery, recovery};
+pub use rows::Authors;
 pub use sequences::{SequenceFix, step};
 pub use server::{Restart, restart, start_by_systemd};
 pub use session::{Place, SqlError};
 pub use source::{CopyOut, Snapshot, Source, SourceError, SourceTable};
+pub use suspects::Named;
 
 use crate::config::Settings;
 use pgaa_core::time::Mono;
@@ -85,6 +92,8 @@ struct Inner {
     watch: tokio::sync::Mutex<observe::Watch>,
     beat: tokio::sync::Mutex<Option<Session>>,
     cradle: tokio::sync::Mutex<births::Cradle>,
+    calm: tokio::sync::Mutex<deletes::Calm>,
+    mending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -117,6 +126,8 @@ impl Postgres {
                 watch: tokio::sync::Mutex::default(),
                 beat: tokio::sync::Mutex::default(),
                 cradle: tokio::sync::Mutex::new(births::Cradle::new(settings)),
+                calm: tokio::sync::Mutex::default(),
+                mending: tokio::sync::Mutex::default(),
             }),
         }
     }

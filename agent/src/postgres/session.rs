@@ -141,6 +141,12 @@ impl SqlError {
             if sqlstate == SqlState::INVALID_CATALOG_NAME.code())
     }
 
+    /// Is it that another row has the same value of a unique column?
+    pub(super) fn unique_violation(&self) -> bool {
+        matches!(self, SqlError::Refused { sqlstate, .. }
+            if sqlstate == SqlState::UNIQUE_VIOLATION.code())
+    }
+
     pub(super) fn from_driver(
         what: &'static str,
         after: Duration,
@@ -196,6 +202,10 @@ pub(super) enum Purpose {
     Copy,
     /// Hashing a range of rows: values look the same on all nodes.
     Compare,
+    /// Reading the WAL for what it says of rows: values look the same on all nodes.
+    Decode,
+    /// Mending rows: must never wait long for somebody's lock.
+    Repair,
     /// The heartbeat, whose commit needn't be flushed: a lost one is followed by the next.
     Beat,
     /// Writing the user's rows as an application does: the functions of triggers find what they
@@ -238,6 +248,14 @@ impl Purpose {
                 statement_ms: 60_000,
                 lock_ms: 3_000,
             },
+            Purpose::Decode => Limits {
+                statement_ms: 300_000,
+                lock_ms: 3_000,
+            },
+            Purpose::Repair => Limits {
+                statement_ms: 10_000,
+                lock_ms: 2_000,
+            },
             Purpose::Beat => Limits {
                 statement_ms: 3_000,
                 lock_ms: 1_000,
@@ -254,6 +272,8 @@ impl Purpose {
             | Purpose::Change
             | Purpose::Long
             | Purpose::Compare
+            | Purpose::Decode
+            | Purpose::Repair
             | Purpose::Beat
             | Purpose::WriteBack => Duration::from_millis(self.limits().statement_ms + 1_500),
         }
@@ -266,7 +286,7 @@ impl Purpose {
         } = self.limits();
         let own = match self {
             Purpose::Beat => " -c synchronous_commit=off",
-            Purpose::Compare => COMPARABLE,
+            Purpose::Compare | Purpose::Decode | Purpose::Repair => COMPARABLE,
             Purpose::Look
             | Purpose::Change
             | Purpose::Long
@@ -280,6 +300,8 @@ impl Purpose {
             | Purpose::Long
             | Purpose::Copy
             | Purpose::Compare
+            | Purpose::Decode
+            | Purpose::Repair
             | Purpose::Beat => " -c search_path=pg_catalog",
         };
         format!(

@@ -30,6 +30,9 @@ create table public.shared (id int primary key, node int not null, value int not
 create table public.crossed (
     id bigint primary key, node int not null, value int not null, at timestamptz not null);
 
+create table public.reborn (
+    region int, code text, node int not null, value int not null, primary key (region, code));
+
 create schema harness;
 create sequence harness.keys;
 create table harness.acknowledged (id bigint primary key);
@@ -83,4 +86,18 @@ begin
     else
         delete from public.crossed where id = victim;
     end if;
+end $$;
+
+-- All nodes insert, change, delete and insert again the same few keys. Their text is longer than
+-- what the server's log shows of a value.
+create procedure harness.reborn(n int) language plpgsql as $$
+declare
+    r int := floor(random() * 4);
+    c text := repeat('long ', 10) || floor(random() * 100);
+begin
+    case floor(random() * 3)
+    when 0 then insert into public.reborn values (r, c, n, 0) on conflict do nothing;
+    when 1 then update public.reborn set node = n, value = value + 1 where region = r and code = c;
+    else delete from public.reborn where region = r and code = c;
+    end case;
 end $$;

@@ -18,6 +18,7 @@ mod provision;
 mod restore;
 mod resync;
 mod rollback;
+mod rows;
 mod slots;
 mod sql;
 mod tables;

@@ -15,5 +15,6 @@ mod founding;
 mod gossip;
 mod join;
 mod mesh;
+mod rows;
 mod seeds;
 mod world;

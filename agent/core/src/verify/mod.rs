@@ -12,7 +12,7 @@ mod report;
 mod tests;
 
 pub use host::{Digest, Failure, Key, Range, RowHash, Tables};
-pub use report::{DifferentRow, Finding, News, Report, TableReport};
+pub use report::{DifferentRow, Finding, Mending, News, Report, TableReport, Wish};
 
 use crate::ids::NodeId;
 use futures_util::future::{try_join, try_join_all};

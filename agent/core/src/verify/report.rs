@@ -2,6 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What is done about rows that differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mending {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is told what would be done.
+    Told,
+    /// They are mended.
+    Done,
+}
+
+/// What an operator wants to be compared, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// Tables by name, with or without the schema; all replicated ones when none is named.
+    pub tables: Vec<String>,
+    /// Without rests between ranges.
+    pub eager: bool,
+    /// What is done about rows that differ.
+    pub mending: Mending,
+}
+
 /// What comes out of a running comparison: progress, and one report at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -63,6 +86,12 @@ pub struct DifferentRow {
     /// A letter for each node, in the order of [`Report::nodes`]: the same letter for the same
     /// row, `null` where there is none.
     pub held: Vec<Option<char>>,
+    /// Who is right about it, and why, where that was asked for; or why it can't be mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ruling: Option<String>,
+    /// Is it the same on all nodes by now, because it was mended?
+    #[serde(default)]
+    pub mended: bool,
 }
 
 /// How much a comparison has found.
@@ -93,7 +122,7 @@ impl TableReport {
     /// What was found in this table.
     #[must_use]
     pub fn finding(&self) -> Finding {
-        if !self.different.is_empty() {
+        if self.different.iter().any(|row| !row.mended) {
             return Finding::Different;
         }
         match self.undecided.is_empty() && self.problem.is_none() {
@@ -108,6 +137,8 @@ impl TableReport {
         let different = verdict.different.into_iter().map(|row| DifferentRow {
             held: letters(&row.held),
             key: row.key,
+            ruling: None,
+            mended: false,
         });
         TableReport {
             table: table.to_owned(),
@@ -185,8 +216,12 @@ mod tests {
         let row = DifferentRow {
             key: vec!["1".to_owned()],
             held: vec![None, Some('A')],
+            ruling: None,
+            mended: false,
         };
         report.tables[0].different.push(row);
         assert_eq!(report.finding(), Finding::Different);
+        report.tables[0].different[0].mended = true;
+        assert_eq!(report.finding(), Finding::Open, "the other table");
     }
 }

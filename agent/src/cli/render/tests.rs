@@ -124,6 +124,8 @@ fn a_comparison_that_found_something() {
         problem: None,
     };
     let row = |key: &[&str], held| DifferentRow {
+        ruling: None,
+        mended: false,
         key: key.iter().map(|text| (*text).to_owned()).collect(),
         held,
     };

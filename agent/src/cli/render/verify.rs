@@ -36,7 +36,8 @@ pub fn write(page: &mut Page, report: &Report) {
         page.paragraph("not compared  ", Tint::Odd, text);
     }
     if report.finding() == Finding::Different {
-        advise(page);
+        let told = report.tables.iter().flat_map(|table| &table.different);
+        advise(page, told.into_iter().any(|row| row.ruling.is_some()));
     }
 }
 
@@ -44,6 +45,10 @@ fn outcome(table: &TableReport) -> (String, Tint) {
     let differ = table.different.len();
     match (table.finding(), &table.problem) {
         (_, Some(_)) => ("could not be compared".to_owned(), Tint::Odd),
+        (Finding::Equal, None) if differ > 0 => (
+            format!("{differ} rows differed and were mended"),
+            Tint::Good,
+        ),
         (Finding::Equal, None) => ("equal".to_owned(), Tint::Good),
         (Finding::Open, None) => {
             let count = table.undecided.len();
@@ -70,7 +75,13 @@ fn details(page: &mut Page, report: &Report, table: &TableReport) {
         "equal letters are equal rows; - where a node has none",
     );
     let nodes = report.nodes.iter().map(|name| (name.as_str(), Align::Left));
-    let headings: Vec<(&str, Align)> = [("KEY", Align::Left)].into_iter().chain(nodes).collect();
+    let ruled = table.different.iter().any(|row| row.ruling.is_some());
+    let ruling = ruled.then_some(("RIGHT IS", Align::Left));
+    let headings: Vec<(&str, Align)> = [("KEY", Align::Left)]
+        .into_iter()
+        .chain(nodes)
+        .chain(ruling)
+        .collect();
     let mut rows = Table::new(&headings);
     for row in table.different.iter().take(ROWS_SHOWN) {
         let held = row.held.iter().map(|letter| match letter {
@@ -78,7 +89,13 @@ fn details(page: &mut Page, report: &Report, table: &TableReport) {
             None => ("-".to_owned(), Tint::Bad),
         });
         let key = (row.key.join(", "), Tint::Plain);
-        rows.row([key].into_iter().chain(held).collect());
+        let tint = match row.mended {
+            true => Tint::Good,
+            false => Tint::Plain,
+        };
+        let ruling = row.ruling.clone().unwrap_or_default();
+        let ruling = ruled.then_some((ruling, tint));
+        rows.row([key].into_iter().chain(held).chain(ruling).collect());
     }
     rows.write(page);
     let more = table.different.len().saturating_sub(ROWS_SHOWN);
@@ -91,16 +108,20 @@ fn details(page: &mut Page, report: &Report, table: &TableReport) {
     }
 }
 
-/// The agent does not repair rows. What does is ordinary SQL.
-fn advise(page: &mut Page) {
+/// What mends them, and how to see beforehand what that does.
+fn advise(page: &mut Page, told: bool) {
     page.gap();
-    page.paragraph(
-        "critical  ",
-        Tint::Bad,
-        "the nodes hold different rows. On the node that has the right one, delete the row and \
-         insert it again in one transaction: both are replicated, and all nodes have it. Where \
-         the row should not be, insert it where it is missing and then delete it. Then compare \
-         again:",
-    );
-    page.paragraph("       -> ", Tint::Plain, "pgaa-agent verify");
+    let (text, command) = match told {
+        false => (
+            "the nodes hold different rows. Which version is right, and why:",
+            "pgaa-agent verify --repair --dry-run",
+        ),
+        true => (
+            "the nodes hold different rows. To give all nodes the versions that are right; what was \
+             there before is kept in pgaa.repairs:",
+            "pgaa-agent verify --repair",
+        ),
+    };
+    page.paragraph("critical  ", Tint::Bad, text);
+    page.paragraph("       -> ", Tint::Plain, command);
 }

@@ -12,9 +12,9 @@ const KEY_BYTES_MAX: usize = 16 * 1024;
 /// Most columns of a key: those of an index.
 const KEY_COLUMNS_MAX: usize = 32;
 /// Longest name of a table with its schema, both quoted, in bytes.
-const TABLE_BYTES_MAX: usize = 300;
+pub(super) const TABLE_BYTES_MAX: usize = 300;
 
-fn key(key: wire::RowKey) -> Taken<Key> {
+pub(super) fn key(key: wire::RowKey) -> Taken<Key> {
     if key.columns.is_empty() || key.columns.len() > KEY_COLUMNS_MAX {
         return bad("compare.key", "has no columns, or too many");
     }
@@ -24,7 +24,7 @@ fn key(key: wire::RowKey) -> Taken<Key> {
     Ok(key.columns)
 }
 
-fn key_out(key: &Key) -> wire::RowKey {
+pub(super) fn key_out(key: &Key) -> wire::RowKey {
     wire::RowKey {
         columns: key.clone(),
     }

@@ -3,6 +3,7 @@
 //! What we encode is cut to the bounds that are checked when decoding, so that a long text of
 //! ours never makes a peer refuse a whole roster.
 
+mod check;
 mod clock;
 mod compare;
 mod join;
@@ -12,6 +13,7 @@ mod record;
 mod roster;
 mod tokens;
 
+pub(super) use check::{check_answer, check_answer_out, check_ask, check_ask_out};
 pub(super) use compare::{compare_answer, compare_answer_out, compare_ask, compare_ask_out};
 pub(super) use join::{
     lease_answer, lease_answer_out, lease_ask, lease_ask_out, step_answer, step_answer_out,

@@ -5,6 +5,7 @@ use crate::peer::connect::connect;
 use crate::trust::verify::Unproven;
 use pgaa_core::ids::LineageId;
 use pgaa_core::roster::Tombstone;
+use pgaa_core::rows::{Mend, Mended, Repair, RowValues};
 use pgaa_core::verify::{Digest, Range};
 use std::time::Duration;
 
@@ -227,6 +228,51 @@ async fn questions_about_rows_keep_every_field() {
         "{refused:?}"
     );
     let nameless = asked(CompareAsk::Look(vec![Vec::new()])).await;
+    assert!(nameless.is_err(), "a key without columns");
+}
+
+#[tokio::test]
+async fn what_is_said_of_rows_and_done_to_them_keeps_every_field() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    let asked = async |ask| peers.check_rows(one.node, one.address, ("t", ask)).await;
+    let key = vec!["a".to_owned(), "\u{1}\u{7f}\u{e9}".to_owned()];
+    let looked = asked(CheckAsk::Look(vec![key.clone(); 2])).await.unwrap();
+    assert_eq!(looked, CheckAnswer::Seen(moment(), vec![seen(); 2]));
+    let begun = asked(CheckAsk::Begins(vec![key.clone()])).await.unwrap();
+    assert_eq!(begun, CheckAnswer::Keys([key.clone()].into()));
+    let versions = vec![(key.clone(), u32::MAX), (key.clone(), 0)];
+    let values = asked(CheckAsk::Values(versions)).await.unwrap();
+    let nulls: RowValues = key.iter().map(|text| (text.clone(), None)).collect();
+    assert_eq!(values, CheckAnswer::Values(vec![Some(nulls), None]));
+    let text = |value: &str| Some(value.to_owned());
+    let values: RowValues = [("a".to_owned(), text("")), ("b".to_owned(), None)].into();
+    let repair = |seen, right| Repair {
+        key: key.clone(),
+        seen,
+        right,
+        rule: "r".to_owned(),
+        looked: moment(),
+    };
+    let right = |stamp| {
+        let values = values.clone();
+        Some(Mend { stamp, values })
+    };
+    let repairs = vec![
+        repair(Some(u32::MAX), right(Some(stamp()))),
+        repair(None, right(None)),
+        repair(Some(0), None),
+        repair(None, None),
+    ];
+    let mended = asked(CheckAsk::Mend(repairs)).await.unwrap();
+    let refused = Mended::Refused(format!("{values:?} r"));
+    let expected = vec![refused, Mended::Done, Mended::Blocked(key), Mended::Raced];
+    assert_eq!(mended, CheckAnswer::Mended(expected));
+    let nameless = asked(CheckAsk::Look(vec![Vec::new()])).await;
     assert!(nameless.is_err(), "a key without columns");
 }
 

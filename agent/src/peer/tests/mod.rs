@@ -16,8 +16,9 @@ use pgaa_core::join::{
 };
 use pgaa_core::record::Endpoints;
 use pgaa_core::roster::{Decree, FoundingMember, Roster};
+use pgaa_core::rows::{Mended, Moment, Repair, Seen, Stamp, Version};
 use pgaa_core::time::Wall;
-use pgaa_core::verify::Digest;
+use pgaa_core::verify::{Digest, Key};
 use ring::rand::SystemRandom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -248,6 +249,36 @@ impl MeshHost for Host {
         })
     }
 
+    async fn check_rows(&self, _table: &str, ask: CheckAsk) -> Result<CheckAnswer, Refusal> {
+        Ok(match ask {
+            CheckAsk::Look(keys) => {
+                CheckAnswer::Seen(moment(), keys.iter().map(|_| seen()).collect())
+            }
+            CheckAsk::Begins(keys) => CheckAnswer::Keys(keys.into_iter().collect()),
+            CheckAsk::Values(versions) => {
+                let one = |(key, token): (Key, u32)| {
+                    let values = key.into_iter().map(|text| (text, None));
+                    (token > 0).then(|| values.collect())
+                };
+                CheckAnswer::Values(versions.into_iter().map(one).collect())
+            }
+            // Each field that arrives whole is seen in one of the outcomes.
+            CheckAsk::Mend(repairs) => {
+                let one = |repair: Repair| match (repair.seen, repair.right) {
+                    (Some(u32::MAX), Some(right)) if right.stamp == Some(stamp()) => {
+                        Mended::Refused(format!("{:?} {}", right.values, repair.rule))
+                    }
+                    (None, Some(right)) if right.stamp.is_none() && repair.looked == moment() => {
+                        Mended::Done
+                    }
+                    (Some(0), None) => Mended::Blocked(repair.key),
+                    _ => Mended::Raced,
+                };
+                CheckAnswer::Mended(repairs.into_iter().map(one).collect())
+            }
+        })
+    }
+
     async fn vouch(&self, from: NodeId, claim: Option<Claim>) -> Result<u64, Refusal> {
         match claim {
             Some(claim) if claim.run == 0 => Err(Refusal::new("twin", &claim.at.to_string())),
@@ -258,6 +289,35 @@ impl MeshHost for Host {
 
     async fn ping(&self, _from: NodeId, generation: u64) -> u64 {
         generation + 1
+    }
+}
+
+fn moment() -> Moment {
+    Moment {
+        run: u64::MAX,
+        at_ms: 3,
+    }
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        at_us: i64::MIN,
+        author: id(9),
+    }
+}
+
+/// A row with something in every field.
+fn seen() -> Seen {
+    Seen {
+        row: Some(Version {
+            stamp: Some(stamp()),
+            hash: [i64::MIN, i64::MAX],
+            token: u32::MAX,
+            mended: true,
+        }),
+        deleted_us: Some(-1),
+        deletes_since_us: Some(i64::MAX),
+        ordered: true,
     }
 }
 

@@ -1,0 +1,397 @@
+//! One round of the check: what was named is compared behind a fence, and mended.
+
+use super::rule::{Ruling, judge};
+use super::{Moment, Seen, Stamp, Version};
+use crate::ids::NodeId;
+use crate::verify::Key;
+use futures_util::future::{join_all, try_join_all};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+
+pub use crate::verify::Failure;
+
+/// Keys that are looked at by one call.
+const BATCH: usize = 500;
+
+/// A row's values: the text of each column by its name, without those that are generated.
+pub type RowValues = BTreeMap<String, Option<String>>;
+
+/// A version to be made everybody's, with its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mend {
+    /// Which version it is; `None` where nobody knows.
+    pub stamp: Option<Stamp>,
+    /// What it contains.
+    pub values: RowValues,
+}
+
+/// What one node is to do about one row: only if it still holds what was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// The row.
+    pub key: Key,
+    /// The transaction that wrote what was seen there; `None`: there was no row.
+    pub seen: Option<u32>,
+    /// What is right; `None`: no row.
+    pub right: Option<Mend>,
+    /// Why, for people.
+    pub rule: String,
+    /// When the node looked.
+    pub looked: Moment,
+}
+
+/// What came of a repair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mended {
+    /// It is done.
+    Done,
+    /// The node holds something else by now, or somebody else is at work on it.
+    Raced,
+    /// Another row, with this key, has the same value of a unique column.
+    Blocked(Key),
+    /// The server refused it.
+    Refused(String),
+}
+
+/// The nodes whose rows are checked.
+pub trait Rows: Sync {
+    /// The node that checks.
+    fn me(&self) -> NodeId;
+    /// All nodes that must agree.
+    fn nodes(&self) -> Vec<NodeId>;
+    /// What a node knows of each of these keys, in their order, and when it looked.
+    fn look(
+        &self,
+        node: NodeId,
+        table: &str,
+        keys: &[Key],
+    ) -> impl Future<Output = Result<(Moment, Vec<Seen>), Failure>> + Send;
+    /// Returns when everything that was committed on any node before the call has arrived on all.
+    fn fence(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// The values of these versions (see [`Version::token`]), as far as the node still has them.
+    fn fetch(
+        &self,
+        node: NodeId,
+        table: &str,
+        versions: &[(Key, u32)],
+    ) -> impl Future<Output = Result<Vec<Option<RowValues>>, Failure>> + Send;
+    /// Notes, to survive a crash, that repairs of these rows are being ordered.
+    fn ordering(
+        &self,
+        table: &str,
+        keys: &[Key],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Mends rows on a node, each for itself; the outcomes in the same order.
+    fn mend(
+        &self,
+        node: NodeId,
+        table: &str,
+        repairs: &[Repair],
+    ) -> impl Future<Output = Result<Vec<Mended>, Failure>> + Send;
+}
+
+/// What a round has found, for each table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Round {
+    /// The same on all nodes, or on none: nothing is open about them.
+    pub equal: BTreeSet<Key>,
+    /// Those of them that another node has ordered repairs of.
+    pub awaited: BTreeSet<Key>,
+    /// Mended on at least one node; to be looked at once more.
+    pub mended: Vec<Key>,
+    /// Being written to, or not to be mended now; to be looked at again.
+    pub open: Vec<Key>,
+    /// Other rows that were met, and may be wrong as well.
+    pub rivals: BTreeSet<Key>,
+    /// What the rule says of those that were not the same at two looks behind a fence.
+    pub rulings: BTreeMap<Key, Ruling>,
+    /// Why some are open that will stay so without help, for people.
+    pub problems: BTreeMap<Key, String>,
+}
+
+/// Checks the rows with these keys, and mends them where `mend` says so.
+pub async fn check<H: Rows>(
+    host: &H,
+    suspects: &BTreeMap<String, Vec<Key>>,
+    mend: bool,
+) -> Result<BTreeMap<String, Round>, Failure> {
+    host.fence().await?;
+    let mut rounds: BTreeMap<String, Round> = BTreeMap::new();
+    let mut unlike: BTreeMap<String, Sightings> = BTreeMap::new();
+    for (table, keys) in suspects {
+        let nodes = host.nodes();
+        let round = rounds.entry(table.clone()).or_default();
+        for (key, (_, seen)) in look(host, table, keys).await? {
+            match judge(&nodes, &seen) {
+                Ruling::Equal => round.note_equal(host, key, &seen),
+                Ruling::Stays(..) | Ruling::Goes(..) => {
+                    unlike.entry(table.clone()).or_default().insert(key, seen);
+                }
+            }
+        }
+    }
+    if unlike.is_empty() {
+        return Ok(rounds);
+    }
+    host.fence().await?;
+    for (table, before) in unlike {
+        let round = rounds.entry(table.clone()).or_default();
+        settle(host, &table, (&before, mend), round).await?;
+    }
+    Ok(rounds)
+}
+
+/// What each node holds, in the order of [`Rows::nodes`].
+type Sightings = BTreeMap<Key, Vec<Seen>>;
+
+impl Round {
+    fn note_equal<H: Rows>(&mut self, host: &H, key: Key, seen: &[Seen]) {
+        let me = host.me();
+        let nodes = host.nodes();
+        let mut all = nodes.iter().zip(seen);
+        if all.any(|(node, one)| *node != me && one.ordered) {
+            self.awaited.insert(key.clone());
+        }
+        self.equal.insert(key);
+    }
+}
+
+/// When each node looked, and what it saw.
+type Looked = (Vec<Moment>, Vec<Seen>);
+
+async fn look<H: Rows>(
+    host: &H,
+    table: &str,
+    keys: &[Key],
+) -> Result<BTreeMap<Key, Looked>, Failure> {
+    let nodes = host.nodes();
+    let mut sightings = BTreeMap::new();
+    for batch in keys.chunks(BATCH) {
+        let all = try_join_all(nodes.iter().map(|n| host.look(*n, table, batch))).await?;
+        for (place, key) in batch.iter().enumerate() {
+            let seen = all.iter().map(|(_, seen)| seen.get(place).copied());
+            let seen: Option<Vec<Seen>> = seen.collect();
+            let seen = seen.ok_or_else(|| {
+                Failure("a node told of fewer rows than it was asked for".to_owned())
+            })?;
+            let moments = all.iter().map(|(moment, _)| *moment).collect();
+            sightings.insert(key.clone(), (moments, seen));
+        }
+    }
+    Ok(sightings)
+}
+
+/// What the second look has shown of rows that differed at the first.
+async fn settle<H: Rows>(
+    host: &H,
+    table: &str,
+    (before, mend): (&Sightings, bool),
+    round: &mut Round,
+) -> Result<(), Failure> {
+    let nodes = host.nodes();
+    let keys: Vec<Key> = before.keys().cloned().collect();
+    let mut wrong = Vec::new();
+    for (key, (looked, seen)) in look(host, table, &keys).await? {
+        let ruling = judge(&nodes, &seen);
+        if ruling == Ruling::Equal {
+            round.note_equal(host, key, &seen);
+        } else if before.get(&key) != Some(&seen) {
+            round.open.push(key);
+        } else {
+            round.rulings.insert(key.clone(), ruling);
+            match mend {
+                true => wrong.push(Wrong {
+                    key,
+                    looked,
+                    seen,
+                    ruling,
+                }),
+                false => round.open.push(key),
+            }
+        }
+    }
+    for batch in wrong.chunks(BATCH) {
+        mend_all(host, table, batch, round).await?;
+    }
+    Ok(())
+}
+
+/// A row that is not the same everywhere, and what is to be done about it.
+struct Wrong {
+    key: Key,
+    looked: Vec<Moment>,
+    seen: Vec<Seen>,
+    ruling: Ruling,
+}
+
+impl Wrong {
+    /// The version that stays, and where it is held.
+    fn winner(&self) -> Option<(usize, Version)> {
+        match self.ruling {
+            Ruling::Stays(place, _) => Some((place, self.seen.get(place)?.row?)),
+            Ruling::Goes(_) | Ruling::Equal => None,
+        }
+    }
+
+    fn rule(&self) -> String {
+        match self.ruling {
+            Ruling::Stays(_, reason) | Ruling::Goes(reason) => reason.to_string(),
+            Ruling::Equal => String::new(),
+        }
+    }
+}
+
+async fn mend_all<H: Rows>(
+    host: &H,
+    table: &str,
+    wrong: &[Wrong],
+    round: &mut Round,
+) -> Result<(), Failure> {
+    let values = winners(host, table, wrong).await?;
+    let keys: Vec<Key> = wrong.iter().map(|one| one.key.clone()).collect();
+    host.ordering(table, &keys).await?;
+    let nodes = host.nodes();
+    let orders = nodes.iter().enumerate().map(|(place, node)| {
+        let repairs = repairs(wrong, &values, place);
+        async move {
+            let done = match repairs.is_empty() {
+                true => Ok(Vec::new()),
+                false => host.mend(*node, table, &repairs).await,
+            };
+            (repairs, done)
+        }
+    });
+    let mut outcomes: BTreeMap<&Key, Vec<Mended>> = BTreeMap::new();
+    let done = join_all(orders).await;
+    for (repairs, done) in &done {
+        // A node that did not answer may have mended some: all are looked at again.
+        let lost = |_| Mended::Raced;
+        let done: Vec<Mended> = match done {
+            Ok(done) if done.len() == repairs.len() => done.clone(),
+            Ok(_) | Err(_) => repairs.iter().map(lost).collect(),
+        };
+        for (repair, outcome) in repairs.iter().zip(done) {
+            outcomes.entry(&repair.key).or_default().push(outcome);
+        }
+    }
+    for one in wrong {
+        let outcomes = outcomes.remove(&one.key).unwrap_or_default();
+        note(one, &outcomes, round);
+        let rival = outcomes.iter().find_map(|outcome| match outcome {
+            Mended::Blocked(rival) => Some(rival),
+            Mended::Done | Mended::Raced | Mended::Refused(_) => None,
+        });
+        if let Some(rival) = rival {
+            rule_out(host, table, (one, rival), round).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Two rows have the same value of a unique column: the newer one stays, the other goes,
+/// everywhere. Both are looked at again.
+async fn rule_out<H: Rows>(
+    host: &H,
+    table: &str,
+    (one, rival): (&Wrong, &Key),
+    round: &mut Round,
+) -> Result<(), Failure> {
+    let nodes = host.nodes();
+    round.rivals.insert(rival.clone());
+    let mut sightings = look(host, table, std::slice::from_ref(rival)).await?;
+    let (looked, seen) = sightings.remove(rival).unwrap_or_default();
+    let theirs = match judge(&nodes, &seen) {
+        Ruling::Equal => seen.iter().filter_map(|one| one.row?.stamp).max(),
+        Ruling::Stays(place, _) => seen.get(place).and_then(|one| one.row?.stamp),
+        // It goes by itself.
+        Ruling::Goes(_) => return Ok(()),
+    };
+    let ours = one.winner().and_then(|(_, version)| version.stamp);
+    let (key, seen, looked) = match (ours, &one.key) > (theirs, rival) {
+        true => (rival, &seen, &looked),
+        false => (&one.key, &one.seen, &one.looked),
+    };
+    for ((node, held), looked) in nodes.iter().zip(seen).zip(looked) {
+        let Some(row) = held.row else {
+            continue;
+        };
+        let repair = Repair {
+            key: key.clone(),
+            seen: Some(row.token),
+            right: None,
+            rule: "an older row with the same unique value".to_owned(),
+            looked: *looked,
+        };
+        host.mend(*node, table, &[repair]).await?;
+    }
+    Ok(())
+}
+
+fn note(one: &Wrong, outcomes: &[Mended], round: &mut Round) {
+    let done = outcomes.iter().any(|outcome| *outcome == Mended::Done);
+    match done {
+        true => round.mended.push(one.key.clone()),
+        false => round.open.push(one.key.clone()),
+    }
+    let problem = outcomes.iter().find_map(|outcome| match outcome {
+        Mended::Refused(why) => Some(why.clone()),
+        Mended::Done | Mended::Raced | Mended::Blocked(_) => None,
+    });
+    if let Some(problem) = problem {
+        round.problems.insert(one.key.clone(), problem);
+    }
+}
+
+/// The values of every version that stays, as far as they are still there.
+async fn winners<H: Rows>(
+    host: &H,
+    table: &str,
+    wrong: &[Wrong],
+) -> Result<BTreeMap<Key, Mend>, Failure> {
+    let nodes = host.nodes();
+    let mut wanted: BTreeMap<usize, Vec<(Key, Version)>> = BTreeMap::new();
+    for one in wrong {
+        if let Some((place, version)) = one.winner() {
+            let list = wanted.entry(place).or_default();
+            list.push((one.key.clone(), version));
+        }
+    }
+    let mut found = BTreeMap::new();
+    for (place, versions) in wanted {
+        let Some(node) = nodes.get(place) else {
+            continue;
+        };
+        let asked: Vec<(Key, u32)> = versions.iter().map(|(k, v)| (k.clone(), v.token)).collect();
+        let values = host.fetch(*node, table, &asked).await?;
+        for ((key, version), values) in versions.into_iter().zip(values) {
+            if let Some(values) = values {
+                let stamp = version.stamp;
+                found.insert(key, Mend { stamp, values });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What the node at this place has to do.
+fn repairs(wrong: &[Wrong], values: &BTreeMap<Key, Mend>, place: usize) -> Vec<Repair> {
+    let one = |one: &Wrong| {
+        let held = one.seen.get(place)?.row;
+        let right = match one.winner() {
+            Some((_, version)) if held.map(|row| row.hash) == Some(version.hash) => return None,
+            Some(_) => Some(values.get(&one.key)?.clone()),
+            None => {
+                held?;
+                None
+            }
+        };
+        Some(Repair {
+            key: one.key.clone(),
+            seen: held.map(|row| row.token),
+            right,
+            rule: one.rule(),
+            looked: *one.looked.get(place)?,
+        })
+    };
+    wrong.iter().filter_map(one).collect()
+}

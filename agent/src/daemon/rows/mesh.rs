@@ -1,0 +1,77 @@
+//! The members, as the row check sees them.
+
+use crate::daemon::circle::Circle;
+use crate::peer::{CheckAnswer, CheckAsk};
+use pgaa_core::ids::NodeId;
+use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Rows, Seen};
+use pgaa_core::verify::{Failure, Key};
+
+/// All members, by their agents.
+pub struct Mesh<'a>(pub &'a Circle<'a>);
+
+impl Rows for Mesh<'_> {
+    fn me(&self) -> NodeId {
+        self.0.me()
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.0.nodes()
+    }
+
+    async fn look(
+        &self,
+        of: NodeId,
+        table: &str,
+        keys: &[Key],
+    ) -> Result<(Moment, Vec<Seen>), Failure> {
+        match self
+            .0
+            .check(of, table, CheckAsk::Look(keys.to_vec()))
+            .await?
+        {
+            CheckAnswer::Seen(at, seen) if seen.len() == keys.len() => Ok((at, seen)),
+            _ => Err(self.0.unfit(of)),
+        }
+    }
+
+    async fn fence(&self) -> Result<(), Failure> {
+        self.0.fence().await
+    }
+
+    async fn fetch(
+        &self,
+        of: NodeId,
+        table: &str,
+        versions: &[(Key, u32)],
+    ) -> Result<Vec<Option<RowValues>>, Failure> {
+        match self
+            .0
+            .check(of, table, CheckAsk::Values(versions.to_vec()))
+            .await?
+        {
+            CheckAnswer::Values(values) if values.len() == versions.len() => Ok(values),
+            _ => Err(self.0.unfit(of)),
+        }
+    }
+
+    async fn ordering(&self, table: &str, keys: &[Key]) -> Result<(), Failure> {
+        let noted = self.0.node().postgres.order_repairs(table, keys).await;
+        noted.map_err(|error| Failure(error.to_string()))
+    }
+
+    async fn mend(
+        &self,
+        of: NodeId,
+        table: &str,
+        repairs: &[Repair],
+    ) -> Result<Vec<Mended>, Failure> {
+        match self
+            .0
+            .check(of, table, CheckAsk::Mend(repairs.to_vec()))
+            .await?
+        {
+            CheckAnswer::Mended(done) if done.len() == repairs.len() => Ok(done),
+            _ => Err(self.0.unfit(of)),
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The row check: names what may differ, compares it on all members, mends what does.
+//!
+//! The choices are made in `pgaa_core::rows`. Each node sees to the rows that it has named itself;
+//! two that see to the same row do the same.
+
+mod mesh;
+mod wish;
+
+pub use wish::treat;
+
+use super::circle::Circle;
+use super::node::Node;
+use crate::events::Severity;
+use crate::peer::{CheckAnswer, CheckAsk};
+use crate::postgres::{Authors, Named};
+use log::{debug, warn};
+use mesh::Mesh;
+use pgaa_core::ids::pglogical_node_name;
+use pgaa_core::life::Stage;
+use pgaa_core::observed::Reach;
+use pgaa_core::policy::ConflictResolution;
+use pgaa_core::record::JoinPhase;
+use pgaa_core::rows::{Fate, Moment, NamedBy, Round, Suspect, check, fate};
+use pgaa_core::state::NodeState;
+use pgaa_core::verify::{Failure, Key, verify};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// Between two looks at whether something was named.
+const REST: Duration = Duration::from_secs(2);
+
+/// Between two looks at whether the database is prepared: its deletes are remembered before the
+/// first of them.
+const BEFORE: Duration = Duration::from_millis(50);
+
+/// Between two rounds while rows are open.
+const SOON: Duration = Duration::from_millis(200);
+
+/// After a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Rows of one round.
+const ROUND_MAX: i64 = 5_000;
+
+/// Rows in the list. With more, whole tables are compared instead.
+const NAMED_MAX: i64 = 1_000_000;
+
+/// This node's part of another's check.
+pub async fn answer(node: &Node, table: &str, ask: CheckAsk) -> anyhow::Result<CheckAnswer> {
+    let sql = &node.postgres;
+    Ok(match ask {
+        CheckAsk::Look(keys) => {
+            // Before the look: what is ordered by it is valid from then on.
+            let (looked, authors) = (moment(node), authors(node));
+            let seen = sql
+                .row_versions(node.id(), table, (&keys, &authors))
+                .await?;
+            CheckAnswer::Seen(looked, seen)
+        }
+        CheckAsk::Begins(keys) => CheckAnswer::Keys(sql.keys_that_begin(table, &keys).await?),
+        CheckAsk::Values(versions) => CheckAnswer::Values(sql.row_values(table, &versions).await?),
+        CheckAsk::Mend(repairs) => {
+            let me = (node.id(), || moment(node));
+            CheckAnswer::Mended(sql.mend(me, table, &repairs).await?)
+        }
+    })
+}
+
+fn moment(node: &Node) -> Moment {
+    Moment {
+        run: node.run,
+        at_ms: node.clocks.mono().0,
+    }
+}
+
+/// The members by their names in pglogical.
+fn authors(node: &Node) -> Authors {
+    let names = node.knowledge.with_roster(|roster| {
+        let records = roster.records.values();
+        records
+            .map(|r| (pglogical_node_name(r.node, r.epoch), r.node))
+            .collect()
+    });
+    names.unwrap_or_default()
+}
+
+/// Checks for as long as this node is a member.
+pub async fn run(node: Arc<Node>) {
+    let mut state = State {
+        remembered: false,
+        look: true,
+    };
+    loop {
+        let pause = match turn(&node, &mut state).await {
+            Ok(pause) => {
+                node.rows.send_if_modified(|view| view.set_blocked(None));
+                pause
+            }
+            Err(error) => {
+                let why = Some(format!("{error:#}"));
+                let news = node.rows.send_if_modified(|view| view.set_blocked(why));
+                if news {
+                    debug!("rows can't be checked: {error:#}");
+                }
+                AFTER_FAILURE
+            }
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = node.rows_named.notified() => state.look = true,
+        }
+    }
+}
+
+/// What is known from turn to turn.
+struct State {
+    /// Own deletes are remembered.
+    remembered: bool,
+    /// Something may be in the list.
+    look: bool,
+}
+
+/// One turn. Returns how long to rest.
+async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
+    let life = node.knowledge.life();
+    let facts = node.last_facts();
+    let prepared = facts.is_some_and(|f| f.pglogical.is_some() && f.epoch.is_some());
+    if life.stage == Stage::Left || life.quarantined.is_some() {
+        return Ok(REST);
+    }
+    if !prepared {
+        return Ok(BEFORE);
+    }
+    if !state.remembered {
+        remember(node, life.stage).await?;
+        (state.remembered, state.look) = (true, true);
+    }
+    let deletes = node.postgres.name_deletes(false).await?;
+    state.remembered = !deletes.unknown;
+    let whole = deletes
+        .whole
+        .iter()
+        .map(|t| Suspect::whole(t, NamedBy::Delete));
+    let whole: Vec<Suspect> = whole.collect();
+    node.postgres.name_suspects(&whole).await?;
+    state.look |= deletes.named + whole.len() > 0;
+    if life.stage != Stage::Ready || !state.look {
+        return Ok(REST);
+    }
+    let named = node.postgres.suspects(ROUND_MAX).await?;
+    let waiting = waiting(node, named.len()).await?;
+    node.rows.send_if_modified(|view| view.set_waiting(waiting));
+    if named.is_empty() {
+        state.look = false;
+        return Ok(REST);
+    }
+    let (circle, left_out) = Circle::gather(node);
+    if let Some(why) = missing(node, &left_out) {
+        anyhow::bail!("{why}");
+    }
+    let (wholes, rows): (Vec<Named>, Vec<Named>) = named.into_iter().partition(Named::is_whole);
+    match rows.is_empty() {
+        false => round(node, &circle, rows).await?,
+        true => whole_table(node, &circle, wholes).await?,
+    }
+    Ok(SOON)
+}
+
+/// Makes sure that own deletes are remembered.
+async fn remember(node: &Node, stage: Stage) -> anyhow::Result<()> {
+    // Nobody writes here before the node is ready; what a founder held before is nobody else's.
+    let gap = node
+        .postgres
+        .remember_deletes(stage != Stage::Ready)
+        .await?;
+    if gap {
+        let text = "what this node deleted before is not known: all tables are compared";
+        node.event(Severity::Warning, "deletes_unknown", text);
+        name_all(node, NamedBy::Delete).await?;
+    }
+    Ok(())
+}
+
+/// Has all replicated tables compared as a whole.
+pub async fn name_all(node: &Node, by: NamedBy) -> anyhow::Result<()> {
+    let tables = node.status.borrow().tables.replicated.clone();
+    let whole: Vec<Suspect> = tables.iter().map(|t| Suspect::whole(t, by)).collect();
+    node.postgres.name_suspects(&whole).await?;
+    node.rows_named.notify_one();
+    Ok(())
+}
+
+/// How many rows are named. Too many are given up for their tables.
+async fn waiting(node: &Node, taken: usize) -> anyhow::Result<u64> {
+    if i64::try_from(taken).is_ok_and(|taken| taken < ROUND_MAX) {
+        return Ok(u64::try_from(taken)?);
+    }
+    let count = node.postgres.suspects_count(NAMED_MAX + 1).await?;
+    if count > NAMED_MAX.unsigned_abs() {
+        let tables = node.postgres.give_up_suspects().await?;
+        let text = format!(
+            "more than {NAMED_MAX} rows may differ: whole tables are compared instead: {}",
+            tables.join(", ")
+        );
+        node.event(Severity::Warning, "rows_not_named", text);
+    }
+    Ok(count)
+}
+
+/// Who must be asked and can't be, so that nothing can be said of any row.
+///
+/// A joiner that still copies is no part of it: it gets whatever its source has by then. One that
+/// is past that must be waited for: what is mended now would not be sent to it any more.
+fn missing(node: &Node, left_out: &[String]) -> Option<String> {
+    let reach = node.knowledge.reach(node.clocks.mono());
+    let waits = node.knowledge.with_roster(|roster| {
+        let mut records = roster.records.values();
+        records.any(|record| match record.state {
+            NodeState::Joining => !matches!(
+                record.phase,
+                Some(JoinPhase::Leasing | JoinPhase::Copying) | None
+            ),
+            NodeState::Discovering
+            | NodeState::Forming
+            | NodeState::Enrolling
+            | NodeState::WaitingForClock
+            | NodeState::Quarantined
+            | NodeState::Left
+            | NodeState::Resyncing => false,
+            NodeState::Ready => {
+                record.node != node.id() && reach.get(&record.node) != Some(&Reach::Up)
+            }
+            NodeState::Booting | NodeState::Configuring | NodeState::Leaving => true,
+        })
+    });
+    match waits {
+        Some(false) => None,
+        Some(true) | None => Some(left_out.join("; ")),
+    }
+}
+
+/// Checks rows that were named.
+async fn round(node: &Arc<Node>, circle: &Circle<'_>, named: Vec<Named>) -> anyhow::Result<()> {
+    let replicated = node.status.borrow().tables.replicated.clone();
+    let (named, gone): (Vec<Named>, Vec<Named>) = named
+        .into_iter()
+        .partition(|one| replicated.contains(&one.table));
+    // Of tables that are replicated no more.
+    node.postgres.settle_suspects(&gone).await?;
+    let (cut, exact): (Vec<Named>, Vec<Named>) = named.into_iter().partition(|one| one.cut);
+    name_beginnings(node, circle, &cut).await?;
+    let exact = canonical(node, exact).await?;
+    let suspects = by_table(&exact);
+    let mends = node.settings.policy.conflict_resolution == ConflictResolution::LastUpdateWins;
+    let rounds = check(&Mesh(circle), &suspects, mends).await.map_err(told)?;
+    conclude(node, exact, &rounds).await
+}
+
+fn by_table(named: &[Named]) -> BTreeMap<String, Vec<Key>> {
+    let mut tables: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+    for one in named {
+        tables
+            .entry(one.table.clone())
+            .or_default()
+            .push(one.key.clone());
+    }
+    tables
+}
+
+/// Those whose keys are written as the server writes them. The others are named anew, so that each
+/// row is in the list but once.
+async fn canonical(node: &Node, named: Vec<Named>) -> anyhow::Result<Vec<Named>> {
+    let mut right: BTreeMap<(String, Key), Key> = BTreeMap::new();
+    for (table, keys) in by_table(&named) {
+        let canonical = node.postgres.canonical_keys(&table, &keys).await?;
+        let pairs = keys.into_iter().zip(canonical);
+        right.extend(pairs.map(|(key, canonical)| ((table.clone(), key), canonical)));
+    }
+    let is_right = |one: &Named| right.get(&(one.table.clone(), one.key.clone()));
+    let (kept, odd): (Vec<Named>, Vec<Named>) = named
+        .into_iter()
+        .partition(|one| is_right(one) == Some(&one.key));
+    let anew: Vec<Suspect> = odd
+        .iter()
+        .filter_map(|one| Some(suspect(&one.table, is_right(one)?, NamedBy::Conflict)))
+        .collect();
+    node.postgres.name_suspects(&anew).await?;
+    node.postgres.settle_suspects(&odd).await?;
+    Ok(kept)
+}
+
+/// Names all rows, on any member, whose keys begin like these, instead of them.
+async fn name_beginnings(node: &Node, circle: &Circle<'_>, cut: &[Named]) -> anyhow::Result<()> {
+    let mut by_table: BTreeMap<&str, Vec<Key>> = BTreeMap::new();
+    for one in cut {
+        by_table
+            .entry(&one.table)
+            .or_default()
+            .push(one.key.clone());
+    }
+    let mut found = BTreeSet::new();
+    for (table, beginnings) in by_table {
+        for of in circle.nodes() {
+            let ask = CheckAsk::Begins(beginnings.clone());
+            let CheckAnswer::Keys(keys) = circle.check(of, table, ask).await.map_err(told)? else {
+                return Err(told(circle.unfit(of)));
+            };
+            found.extend(
+                keys.iter()
+                    .map(|key| suspect(table, key, NamedBy::Conflict)),
+            );
+        }
+    }
+    let found: Vec<Suspect> = found.into_iter().collect();
+    node.postgres.name_suspects(&found).await?;
+    Ok(node.postgres.settle_suspects(cut).await?)
+}
+
+fn suspect(table: &str, key: &Key, by: NamedBy) -> Suspect {
+    Suspect {
+        table: table.to_owned(),
+        key: key.clone(),
+        cut: false,
+        by,
+        deleted_us: None,
+    }
+}
+
+fn told(failure: Failure) -> anyhow::Error {
+    anyhow::anyhow!("{failure}")
+}
+
+/// Takes what is equal from the list, and tells what was mended.
+async fn conclude(
+    node: &Node,
+    checked: Vec<Named>,
+    rounds: &BTreeMap<String, Round>,
+) -> anyhow::Result<()> {
+    let (mut settled, mut over, mut open) = (Vec::new(), Vec::new(), Vec::new());
+    for one in checked {
+        let round = rounds.get(&one.table);
+        let equal = round.filter(|round| round.equal.contains(&one.key));
+        let becomes = equal.map(|round| fate(one.ordered, round.awaited.contains(&one.key)));
+        match becomes {
+            Some(Fate::Goes) => settled.push(one),
+            Some(Fate::OrdersOver) => over.push(one),
+            Some(Fate::Stays) | None => open.push(one),
+        }
+    }
+    node.postgres.settle_suspects(&settled).await?;
+    node.postgres.end_orders(&over).await?;
+    node.postgres.put_off_suspects(&open).await?;
+    let mut problems = Vec::new();
+    for (table, round) in rounds {
+        if !round.mended.is_empty() {
+            let count = round.mended.len();
+            let text = format!(
+                "{count} rows of {table} were not the same on all nodes and were made so: \
+                 select * from pgaa.repairs"
+            );
+            node.event(Severity::Warning, "rows_mended", text);
+        }
+        let one = |(key, why): (&Key, &String)| format!("{table} {}: {why}", key.join(", "));
+        problems.extend(round.problems.iter().map(one));
+        let met = round
+            .rivals
+            .iter()
+            .map(|key| suspect(table, key, NamedBy::Repair));
+        node.postgres
+            .name_suspects(&met.collect::<Vec<_>>())
+            .await?;
+    }
+    let mended: usize = rounds.values().map(|round| round.mended.len()).sum();
+    node.rows
+        .send_if_modified(|view| view.conclude(mended, problems));
+    Ok(())
+}
+
+/// Compares a table as a whole, and names the rows that differ.
+async fn whole_table(
+    node: &Arc<Node>,
+    circle: &Circle<'_>,
+    wholes: Vec<Named>,
+) -> anyhow::Result<()> {
+    let Some(one) = wholes.into_iter().next() else {
+        return Ok(());
+    };
+    let replicated = node.status.borrow().tables.replicated.contains(&one.table);
+    if !replicated || circle.nodes().len() < 2 {
+        return Ok(node.postgres.settle_suspects(&[one]).await?);
+    }
+    // Nobody reads the news.
+    let (news, _) = mpsc::channel(1);
+    let host = super::verify::Mesh::new((node, circle), false, (1, 1, &news));
+    let verdict = verify(&host, &one.table).await.map_err(told)?;
+    let different = verdict.different.into_iter().map(|row| row.key);
+    let named: Vec<Suspect> = different
+        .chain(verdict.undecided)
+        .map(|key| suspect(&one.table, &key, NamedBy::Verify))
+        .collect();
+    if !named.is_empty() {
+        warn!("{}: {} rows differ", one.table, named.len());
+    }
+    for part in named.chunks(usize::try_from(ROUND_MAX)?) {
+        node.postgres.name_suspects(part).await?;
+    }
+    match verdict.cut_short {
+        true => node.postgres.put_off_suspects(&[one]).await?,
+        false => node.postgres.settle_suspects(&[one]).await?,
+    }
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! Versions of rows, and mending them under an origin that isn't replicated.
+//!
+//! Must not know who is right about a row.
+
+use super::Postgres;
+use super::queries::{Queries, WHAT, canonical, queries, unexpected};
+use super::session::{Purpose, Session, SqlError, column, sql};
+use super::suspects::as_json;
+use pgaa_core::ids::NodeId;
+use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Seen, Stamp, Version};
+use pgaa_core::verify::Key;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// Rows whose key begins like one that was cut, at most: with more the table is compared instead.
+const BEGINS_MAX: i64 = 1_000;
+
+/// Commit times of rows that a join has copied, and of rows whose time nobody knows: older than
+/// all others (see `sql/copy_stamp.sql`). Microseconds; 2000-01-02.
+const OLD_US: i64 = 946_771_200_000_000;
+
+/// Who sends to this server: the nodes by their names in pglogical.
+pub type Authors = BTreeMap<String, NodeId>;
+
+/// The origin under which this node writes what another one wrote first. It names both: a node
+/// must never have an origin of the same name as one that it copies from.
+fn repair_origin(me: NodeId, author: Option<NodeId>) -> String {
+    let author = author.map_or_else(|| "nobody".to_owned(), |node| node.0.simple().to_string());
+    format!("pgaa_repair_{}_{author}", me.0.simple())
+}
+
+/// Whose rows carry an origin's number, and whether a repair wrote them.
+type Origins = BTreeMap<i64, (NodeId, bool)>;
+
+/// Whose rows carry which origin's number. Rows of joins and of retired origins are nobody's.
+async fn origins(session: &Session, me: NodeId, authors: &Authors) -> Result<Origins, SqlError> {
+    let sql = sql!("origin_names");
+    let own = format!("pgaa_repair_{}_", me.0.simple());
+    let mut origins = BTreeMap::from([(0, (me, false))]);
+    for row in session.rows(&sql, &[]).await? {
+        let number: i64 = column(sql.name, &row, 0)?;
+        let name: String = column(sql.name, &row, 1)?;
+        let sender: Option<String> = column(sql.name, &row, 2)?;
+        let mended = name
+            .strip_prefix(&own)
+            .and_then(|id| Uuid::parse_str(id).ok());
+        let sent = sender.and_then(|name| authors.get(&name).copied());
+        if let Some(author) = mended.map(NodeId).or(sent) {
+            origins.insert(number, (author, mended.is_some()));
+        }
+    }
+    Ok(origins)
+}
+
+impl Postgres {
+    /// What this node, `me`, knows of these keys, in their order.
+    pub async fn row_versions(
+        &self,
+        me: NodeId,
+        table: &str,
+        (keys, authors): (&[Key], &Authors),
+    ) -> Result<Vec<Seen>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        let keys = canonical(&session, &queries, keys).await?;
+        let origins = origins(&session, me, authors).await?;
+        let rows = versions(&session, &queries, (&keys, &origins)).await?;
+        self.give_back(session);
+        // After the rows: a delete that is not in the list yet is one after this look.
+        self.name_deletes(true).await?;
+        let session = self.take(Purpose::Compare).await?;
+        let deleted = own_deletes(&session, table, &keys).await?;
+        let known = sql!("deletes_known");
+        let since = match session.maybe(&known, &[]).await? {
+            Some(row) => column::<Option<i64>>(known.name, &row, 0)?,
+            None => Some(i64::MAX),
+        };
+        self.give_back(session);
+        let seen = keys.iter().enumerate().map(|(place, key)| {
+            let (deleted_us, ordered) = deleted.get(&place).copied().unwrap_or_default();
+            Seen {
+                row: rows.get(key).copied(),
+                deleted_us,
+                deletes_since_us: since,
+                ordered,
+            }
+        });
+        Ok(seen.collect())
+    }
+
+    /// All keys that begin like these, of which only the beginnings are known.
+    pub async fn keys_that_begin(
+        &self,
+        table: &str,
+        beginnings: &[Key],
+    ) -> Result<BTreeSet<Key>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        let flat: Vec<&String> = beginnings.iter().flatten().collect();
+        let rows = session
+            .rows_by(WHAT, &queries.begins, &[&flat, &BEGINS_MAX])
+            .await?;
+        self.give_back(session);
+        rows.iter().map(|row| column(WHAT, row, 0)).collect()
+    }
+
+    /// These keys as the server would write them, in their order.
+    pub async fn canonical_keys(&self, table: &str, keys: &[Key]) -> Result<Vec<Key>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        let keys = canonical(&session, &queries, keys).await?;
+        self.give_back(session);
+        Ok(keys)
+    }
+
+    /// The values of these versions, as far as they are still there.
+    pub async fn row_values(
+        &self,
+        table: &str,
+        versions: &[(Key, u32)],
+    ) -> Result<Vec<Option<RowValues>>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        let flat: Vec<&String> = versions.iter().flat_map(|(key, _)| key).collect();
+        let rows = session.rows_by(WHAT, &queries.values, &[&flat]).await?;
+        let mut found = BTreeMap::new();
+        for row in &rows {
+            let values: Vec<Option<String>> = column(WHAT, row, 2)?;
+            let named = queries.columns.iter().cloned().zip(values);
+            let token = token(column(WHAT, row, 1)?)?;
+            found.insert((column::<Key>(WHAT, row, 0)?, token), named.collect());
+        }
+        self.give_back(session);
+        Ok(versions
+            .iter()
+            .map(|version| found.get(version).cloned())
+            .collect())
+    }
+
+    /// Mends rows of this node, each in a transaction of its own; the outcomes in the same order.
+    /// `now` are this agent's clocks: what was ordered too long ago is not done any more.
+    pub async fn mend(
+        &self,
+        (me, now): (NodeId, impl Fn() -> Moment),
+        table: &str,
+        repairs: &[Repair],
+    ) -> Result<Vec<Mended>, SqlError> {
+        // The sessions hold their origins: a second one would be refused.
+        let _one_at_a_time = self.inner.mending.lock().await;
+        let mut outcomes = vec![Mended::Raced; repairs.len()];
+        let mut by_author: BTreeMap<Option<NodeId>, Vec<usize>> = BTreeMap::new();
+        for (place, repair) in repairs.iter().enumerate() {
+            let stamp = repair.right.as_ref().and_then(|right| right.stamp);
+            let list = by_author
+                .entry(stamp.map(|stamp| stamp.author))
+                .or_default();
+            list.push(place);
+        }
+        for (author, places) in by_author {
+            let mut session = None;
+            for place in places {
+                let (Some(repair), Some(outcome)) = (repairs.get(place), outcomes.get_mut(place))
+                else {
+                    continue;
+                };
+                if repair.looked.valid_for(now()).is_none() {
+                    continue;
+                }
+                let (open, queries) = match session.take() {
+                    Some(open) => open,
+                    None => self.open_repairs(table, &repair_origin(me, author)).await?,
+                };
+                match mend_one(&open, (&queries, table), repair).await {
+                    Ok(done) => {
+                        *outcome = done;
+                        session = Some((open, queries));
+                    }
+                    // With the session its transaction is gone.
+                    Err(error) => *outcome = self.failed(table, repair, &error).await?,
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Locks and transactions that met are a race; a unique column has a rival; anything else won't
+    /// pass by itself.
+    async fn failed(
+        &self,
+        table: &str,
+        repair: &Repair,
+        error: &SqlError,
+    ) -> Result<Mended, SqlError> {
+        if error.retry() {
+            return Ok(Mended::Raced);
+        }
+        let refused = Mended::Refused(error.to_string());
+        let (Some(right), true) = (&repair.right, error.unique_violation()) else {
+            return Ok(refused);
+        };
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        let values = in_order(&queries, &right.values);
+        let rivals = session
+            .rows_by(WHAT, &queries.rivals, &[&values, &repair.key])
+            .await?;
+        let rival = rivals.first().map(|row| column(WHAT, row, 0)).transpose()?;
+        self.give_back(session);
+        Ok(rival.map_or(refused, Mended::Blocked))
+    }
+
+    async fn open_repairs(
+        &self,
+        table: &str,
+        origin: &str,
+    ) -> Result<(Session, Queries), SqlError> {
+        let inner = &self.inner;
+        let session = Session::open(&inner.place, &inner.database, Purpose::Repair).await?;
+        let queries = queries(&session, table).await?;
+        session.rows(&sql!("repair_session"), &[&origin]).await?;
+        session.rows(&sql!("copy_origin"), &[&origin]).await?;
+        Ok((session, queries))
+    }
+}
+
+fn token(xmin: i64) -> Result<u32, SqlError> {
+    u32::try_from(xmin).map_err(|_| unexpected(format!("{xmin} is no transaction number")))
+}
+
+/// The values in the order in which the queries take them.
+fn in_order(queries: &Queries, values: &RowValues) -> Vec<Option<String>> {
+    let value = |name: &String| values.get(name).cloned().flatten();
+    queries.columns.iter().map(value).collect()
+}
+
+async fn versions(
+    session: &Session,
+    queries: &Queries,
+    (keys, origins): (&[Key], &Origins),
+) -> Result<BTreeMap<Key, Version>, SqlError> {
+    let flat: Vec<&String> = keys.iter().flatten().collect();
+    let rows = session.rows_by(WHAT, &queries.versions, &[&flat]).await?;
+    let one = |row: &tokio_postgres::Row| {
+        let at_us: Option<i64> = column(WHAT, row, 4)?;
+        let origin: Option<i64> = column(WHAT, row, 5)?;
+        let author = origin.and_then(|number| origins.get(&number).copied());
+        let stamp = match (at_us, author) {
+            (Some(at_us), Some((author, _))) if at_us > OLD_US => Some(Stamp { at_us, author }),
+            _ => None,
+        };
+        let version = Version {
+            stamp,
+            hash: [column(WHAT, row, 1)?, column(WHAT, row, 2)?],
+            token: token(column(WHAT, row, 3)?)?,
+            mended: author.is_some_and(|(_, mended)| mended),
+        };
+        Ok((column(WHAT, row, 0)?, version))
+    };
+    rows.iter().map(one).collect()
+}
+
+async fn own_deletes(
+    session: &Session,
+    table: &str,
+    keys: &[Key],
+) -> Result<BTreeMap<usize, (Option<i64>, bool)>, SqlError> {
+    let sql = sql!("own_deletes_of");
+    let keys = as_json(keys)?;
+    let mut found = BTreeMap::new();
+    for row in session.rows(&sql, &[&table, &keys]).await? {
+        let place: i64 = column(sql.name, &row, 0)?;
+        let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
+        found.insert(
+            place,
+            (column(sql.name, &row, 1)?, column(sql.name, &row, 2)?),
+        );
+    }
+    Ok(found)
+}
+
+/// Mends one row, if it still is what was seen.
+async fn mend_one(
+    session: &Session,
+    (queries, table): (&Queries, &str),
+    repair: &Repair,
+) -> Result<Mended, SqlError> {
+    session.begin().await?;
+    let stamp = repair.right.as_ref().and_then(|right| right.stamp);
+    let at_us = stamp.map_or(OLD_US, |stamp| stamp.at_us);
+    session.rows(&sql!("repair_stamp"), &[&at_us]).await?;
+    let held = session.rows_by(WHAT, &queries.held, &[&repair.key]).await?;
+    let (before, seen) = match held.first() {
+        Some(row) => (
+            Some(column::<String>(WHAT, row, 0)?),
+            Some(token(column(WHAT, row, 1)?)?),
+        ),
+        None => (None, None),
+    };
+    if seen != repair.seen {
+        session.script("rollback", "ROLLBACK").await?;
+        return Ok(Mended::Raced);
+    }
+    let rows = match &repair.right {
+        None => {
+            session
+                .rows_by(WHAT, &queries.delete, &[&repair.key])
+                .await?
+        }
+        Some(right) => {
+            let values = in_order(queries, &right.values);
+            match (seen, &queries.update) {
+                (None, _) => session.rows_by(WHAT, &queries.insert, &[&values]).await?,
+                (Some(_), Some(update)) => {
+                    session
+                        .rows_by(WHAT, update, &[&values, &repair.key])
+                        .await?
+                }
+                (Some(_), None) => Vec::new(),
+            }
+        }
+    };
+    let after = rows
+        .first()
+        .map(|row| column::<String>(WHAT, row, 0))
+        .transpose()?;
+    if after.is_none() && repair.right.is_some() {
+        session.script("rollback", "ROLLBACK").await?;
+        return Ok(Mended::Raced);
+    }
+    let author = stamp.map(|stamp| stamp.author.0);
+    let known_us = stamp.map(|stamp| stamp.at_us);
+    session
+        .rows(
+            &sql!("repair_record"),
+            &[
+                &table,
+                &repair.key,
+                &repair.rule,
+                &before,
+                &after,
+                &author,
+                &known_us,
+            ],
+        )
+        .await?;
+    session.commit().await?;
+    Ok(Mended::Done)
+}

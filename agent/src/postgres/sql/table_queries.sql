@@ -1,0 +1,156 @@
+-- Writes the queries that compare and mend the replicated table $1 ('schema.table', quoted where
+-- needed). No row when it is not replicated here or has no primary key. Columns:
+-- a number for its columns and key, equal where those are; then the queries
+--   digest ($1 text[] key after which, $2 text[] last key): rows, two hashes;
+--   bound  ($1, $2, $3 int8): the key of row number $3 of that range;
+--   rows   ($1, $2, $3 int8): keys with their hashes, $3 rows at most;
+--   look   ($1 text[], all columns of the first key, of the second, ...): the same of these keys;
+--   versions ($1 as for look): keys, hashes, xmin, commit time in us, origin's number;
+--   canonical ($1 as for look): the same keys as this server itself would write them;
+--   begins ($1 as for look, $2 int8): the keys, $2 at most, whose values begin like these;
+--   values ($1 as for look): keys, xmin, all values but generated ones by their columns' names;
+--   held   ($1 text[] key): the row as JSON and its xmin, locked;
+--   insert ($1 text[] values by their columns' names): unless there is such a key;
+--   rivals ($1 as for insert, $2 text[] key): the key of another row with the same value of a
+--     unique column (of plain indexes: not of those on expressions, nor of partial ones);
+--   update ($1 as for insert, $2 text[] key), delete ($1 text[] key);
+-- then the names of the columns of its key, and of all columns but generated ones.
+-- A row is hashed by its columns in the order of their names. What is no plain value of
+-- PostgreSQL's own types is hashed as text: numeric 1.0 and 1.00 are equal by their hashes, the
+-- OIDs in enums and composites differ between nodes, and not every type has a hash. Reads only.
+WITH it AS (
+    SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+      FROM pglogical.tables AS t
+      JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE t.set_name = 'default' AND pg_catalog.format('%I.%I', n.nspname, c.relname) = $1
+), cols AS (
+    SELECT pg_catalog.string_agg(
+               CASE WHEN a.atttypid IN ('bool'::regtype, 'bytea'::regtype, 'int2'::regtype,
+                                        'int4'::regtype, 'int8'::regtype, 'uuid'::regtype,
+                                        'date'::regtype, 'time'::regtype, 'timestamp'::regtype,
+                                        'timestamptz'::regtype)
+                    THEN pg_catalog.quote_ident(a.attname)
+                    ELSE pg_catalog.format('(%I::text COLLATE "C")', a.attname) END,
+               ', ' ORDER BY a.attname) AS list,
+           pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname,
+               pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attname) AS shape
+      FROM pg_catalog.pg_attribute AS a
+      JOIN it ON it.oid = a.attrelid
+     WHERE a.attnum > 0 AND NOT a.attisdropped
+), settable AS (
+    SELECT a.attname, a.attnum, a.attidentity,
+           pg_catalog.format('($1::text[])[%s]::%s',
+               pg_catalog.row_number() OVER (ORDER BY a.attname),
+               pg_catalog.format_type(a.atttypid, a.atttypmod)) AS given
+      FROM pg_catalog.pg_attribute AS a
+      JOIN it ON it.oid = a.attrelid
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+), parts_of_row AS (
+    SELECT pg_catalog.string_agg(pg_catalog.format('%I::text', s.attname), ', '
+               ORDER BY s.attname) AS texts,
+           pg_catalog.string_agg(pg_catalog.quote_ident(s.attname), ', '
+               ORDER BY s.attname) AS names,
+           pg_catalog.string_agg(s.given, ', ' ORDER BY s.attname) AS given,
+           pg_catalog.string_agg(pg_catalog.format('%I = %s', s.attname, s.given), ', '
+               ORDER BY s.attname) FILTER (WHERE s.attidentity = '' AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_index AS x
+                    WHERE x.indrelid = it.oid AND x.indisprimary
+                      AND s.attnum = ANY (x.indkey[0:x.indnkeyatts - 1]))) AS sets,
+           pg_catalog.array_agg(s.attname::text ORDER BY s.attname) AS list
+      FROM settable AS s, it
+), uniques AS (
+    SELECT pg_catalog.string_agg(u.same, ' OR ') AS same
+      FROM (SELECT pg_catalog.format('(%s)', pg_catalog.string_agg(
+                       pg_catalog.format('%I = %s', s.attname, s.given), ' AND ')) AS same
+              FROM it
+              JOIN pg_catalog.pg_index AS x ON x.indrelid = it.oid
+             CROSS JOIN LATERAL pg_catalog.unnest(x.indkey[0:x.indnkeyatts - 1]) AS k(attnum)
+              JOIN settable AS s ON s.attnum = k.attnum
+             WHERE x.indisunique AND NOT x.indisprimary
+               AND x.indpred IS NULL AND x.indexprs IS NULL
+             GROUP BY x.indexrelid, x.indnkeyatts
+            HAVING pg_catalog.count(*) = x.indnkeyatts) AS u
+), pk AS (
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY k.place) AS list,
+           pg_catalog.string_agg(pg_catalog.format('%I::text', a.attname), ', '
+               ORDER BY k.place) AS texts,
+           pg_catalog.string_agg(pg_catalog.format('($1::text[])[%s]::%s', k.place, y.name), ', '
+               ORDER BY k.place) AS after,
+           pg_catalog.string_agg(pg_catalog.format('($2::text[])[%s]::%s', k.place, y.name), ', '
+               ORDER BY k.place) AS upto,
+           pg_catalog.string_agg(pg_catalog.format('($1::text[])[%s + w.i * x.indnkeyatts]::%s',
+               k.place, y.name), ', ' ORDER BY k.place) AS named,
+           pg_catalog.string_agg(pg_catalog.format('starts_with(pgaa_row.%I::text, ($1::text[])[%s + w.i * x.indnkeyatts])',
+               a.attname, k.place), ' AND ' ORDER BY k.place) AS begins,
+           pg_catalog.string_agg(pg_catalog.format(
+               '(($1::text[])[%s + w.i * x.indnkeyatts]::%s)::text', k.place, y.name), ', '
+               ORDER BY k.place) AS canonical,
+           pg_catalog.array_agg(a.attname::text ORDER BY k.place) AS names,
+           max(x.indnkeyatts) AS width
+      FROM it
+      JOIN pg_catalog.pg_index AS x ON x.indrelid = it.oid
+                                   AND x.indisprimary AND x.indimmediate AND x.indisvalid
+     CROSS JOIN LATERAL pg_catalog.unnest(x.indkey) WITH ORDINALITY AS k(attnum, place)
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = k.attnum
+     CROSS JOIN LATERAL (SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) AS name) AS y
+     WHERE k.place <= x.indnkeyatts
+), parts AS (
+    SELECT it.name, cols.list, cols.shape, pk.list AS key, pk.texts, pk.width,
+           pg_catalog.replace(pk.named, 'x.indnkeyatts', pk.width::text) AS named,
+           pg_catalog.replace(pk.begins, 'x.indnkeyatts', pk.width::text) AS begins,
+           pg_catalog.replace(pk.canonical, 'x.indnkeyatts', pk.width::text) AS canonical,
+           pk.names AS key_names,
+           r.texts AS values, r.names, r.given, r.sets, r.list AS columns, uniques.same,
+           pg_catalog.format('(%s) = (%s)', pk.list,
+               pg_catalog.replace(pk.after, '$1', '$K')) AS keyed,
+           pg_catalog.format('generate_series(0, '
+               'coalesce(array_length($1::text[], 1), 0) / %s - 1) AS w(i)', pk.width) AS asked,
+           pg_catalog.format('($1::text[] IS NULL OR (%s) > (%s)) '
+               'AND ($2::text[] IS NULL OR (%s) <= (%s))',
+               pk.list, pk.after, pk.list, pk.upto) AS range
+      FROM it, cols, pk, parts_of_row AS r, uniques
+     WHERE pk.width IS NOT NULL
+)
+SELECT pg_catalog.hashtextextended(p.shape || ' | ' || p.key, 0),
+       pg_catalog.format('SELECT count(*), '
+           'coalesce(bit_xor(hash_record_extended(x.r, 0)), 0), '
+           'coalesce(bit_xor(hash_record_extended(x.r, 1)), 0) '
+           'FROM (SELECT ROW(%s) AS r FROM ONLY %s WHERE %s) AS x',
+           p.list, p.name, p.range),
+       pg_catalog.format('SELECT ARRAY[%s] FROM ONLY %s WHERE %s ORDER BY %s '
+           'OFFSET $3::int8 - 1 LIMIT 1', p.texts, p.name, p.range, p.key),
+       pg_catalog.format('SELECT ARRAY[%s], hash_record_extended(ROW(%s), 0), '
+           'hash_record_extended(ROW(%s), 1) FROM ONLY %s WHERE %s LIMIT $3::int8',
+           p.texts, p.list, p.list, p.name, p.range),
+       pg_catalog.format('SELECT ARRAY[%s], hash_record_extended(ROW(%s), 0), '
+           'hash_record_extended(ROW(%s), 1) FROM ONLY %s WHERE (%s) IN (SELECT %s FROM %s)',
+           p.texts, p.list, p.list, p.name, p.key, p.named, p.asked),
+       pg_catalog.format('SELECT y.k, y.a, y.b, y.x, '
+           '(extract(epoch FROM (y.s).timestamp) * 1000000)::int8, (y.s).roident::int8 FROM ('
+           'SELECT ARRAY[%s] AS k, hash_record_extended(ROW(%s), 0) AS a, '
+           'hash_record_extended(ROW(%s), 1) AS b, xmin::text::int8 AS x, '
+           'pg_xact_commit_timestamp_origin(xmin) AS s '
+           'FROM ONLY %s WHERE (%s) IN (SELECT %s FROM %s) OFFSET 0) AS y',
+           p.texts, p.list, p.list, p.name, p.key, p.named, p.asked),
+       pg_catalog.format('SELECT ARRAY[%s] FROM %s ORDER BY w.i', p.canonical, p.asked),
+       pg_catalog.format('SELECT ARRAY[%s] FROM ONLY %s AS pgaa_row WHERE EXISTS ('
+           'SELECT FROM %s WHERE %s) LIMIT $2::int8', p.texts, p.name, p.asked, p.begins),
+       pg_catalog.format('SELECT ARRAY[%s], xmin::text::int8, ARRAY[%s] FROM ONLY %s '
+           'WHERE (%s) IN (SELECT %s FROM %s)',
+           p.texts, p.values, p.name, p.key, p.named, p.asked),
+       pg_catalog.format('SELECT to_jsonb(pgaa_row)::text, pgaa_row.xmin::text::int8 FROM ONLY %s AS pgaa_row '
+           'WHERE %s FOR UPDATE', p.name, pg_catalog.replace(p.keyed, '$K', '$1')),
+       pg_catalog.format('INSERT INTO %s AS pgaa_row (%s) OVERRIDING SYSTEM VALUE VALUES (%s) '
+           'ON CONFLICT (%s) DO NOTHING RETURNING to_jsonb(pgaa_row)::text',
+           p.name, p.names, p.given, p.key),
+       pg_catalog.format('SELECT ARRAY[%s] FROM ONLY %s WHERE (%s) AND NOT (%s) LIMIT 1',
+           p.texts, p.name, coalesce(p.same, 'false'),
+           pg_catalog.replace(p.keyed, '$K', '$2')),
+       CASE WHEN p.sets IS NOT NULL THEN pg_catalog.format(
+           'UPDATE ONLY %s AS pgaa_row SET %s WHERE %s RETURNING to_jsonb(pgaa_row)::text',
+           p.name, p.sets, pg_catalog.replace(p.keyed, '$K', '$2')) END,
+       pg_catalog.format('DELETE FROM ONLY %s WHERE %s', p.name,
+           pg_catalog.replace(p.keyed, '$K', '$1')),
+       p.key_names, p.columns
+  FROM parts AS p

@@ -1,0 +1,366 @@
+//! The row check against a model of pglogical that has its flaws: whatever applications do to the
+//! same keys on three to five nodes, and whatever is cut meanwhile, all nodes are equal after the
+//! last heal and check, and no check undoes what was written last.
+
+mod world;
+
+use crate::seeds::{Run, Tally, try_all};
+use pgaa_core::ids::NodeId;
+use pgaa_core::rows::{
+    Failure, Fate, Mended, Moment, Repair, Round, RowValues, Rows, Seen, check, fate,
+};
+use pgaa_core::verify::Key;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use world::{World, id, place};
+
+/// The longest a fence may wait in a run that goes on; the shell gives up after a minute.
+const STEPS: usize = 400;
+/// Rounds after which the checks must have come to an end.
+const ROUNDS_MAX: usize = 60;
+
+type Shared = Arc<Mutex<World>>;
+
+fn held(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap()
+}
+
+/// The nodes as one of the checkers sees them. Anything may happen at each of its awaits.
+struct Mesh {
+    at: usize,
+    world: Shared,
+}
+
+/// Lets others go on.
+async fn others() {
+    let mut waited = false;
+    poll_fn(|_| match std::mem::replace(&mut waited, true) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+impl Rows for Mesh {
+    fn me(&self) -> NodeId {
+        id(self.at)
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        (0..held(&self.world).nodes.len()).map(id).collect()
+    }
+
+    async fn look(
+        &self,
+        of: NodeId,
+        _: &str,
+        keys: &[Key],
+    ) -> Result<(Moment, Vec<Seen>), Failure> {
+        others().await;
+        let world = held(&self.world);
+        let seen = keys.iter().map(|key| world.seen(place(of), key)).collect();
+        Ok((world.moment(), seen))
+    }
+
+    async fn ordering(&self, _: &str, keys: &[Key]) -> Result<(), Failure> {
+        let mut world = held(&self.world);
+        let now_us = world.now_us;
+        for key in keys {
+            let suspects = &mut world.nodes[self.at].suspects;
+            suspects.entry(key.clone()).or_default().ordered_us = Some(now_us);
+        }
+        Ok(())
+    }
+
+    async fn fence(&self) -> Result<(), Failure> {
+        let positions = held(&self.world).positions();
+        poll_fn(|_| match held(&self.world).have_arrived(&positions) {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        })
+        .await
+    }
+
+    async fn fetch(
+        &self,
+        of: NodeId,
+        _: &str,
+        versions: &[(Key, u32)],
+    ) -> Result<Vec<Option<RowValues>>, Failure> {
+        others().await;
+        let world = held(&self.world);
+        let values = versions.iter().map(|one| world.values(place(of), one));
+        Ok(values.collect())
+    }
+
+    async fn mend(&self, of: NodeId, _: &str, repairs: &[Repair]) -> Result<Vec<Mended>, Failure> {
+        let mut outcomes = Vec::new();
+        for repair in repairs {
+            let order = held(&self.world).order(place(of), repair);
+            let mut patience = 20;
+            let outcome = poll_fn(|_| {
+                patience -= 1;
+                match held(&self.world).outcomes.remove(&order) {
+                    Some(outcome) => Poll::Ready(Ok(outcome)),
+                    // The call has failed; the order may yet arrive.
+                    None if patience == 0 => Poll::Ready(Err(Failure(String::new()))),
+                    None => Poll::Pending,
+                }
+            });
+            outcomes.push(outcome.await?);
+        }
+        Ok(outcomes)
+    }
+}
+
+type Checking = Pin<Box<dyn Future<Output = Result<BTreeMap<String, Round>, Failure>>>>;
+
+/// One node's check: what it has taken from its list, and how far it is.
+struct Checker {
+    at: usize,
+    taken: BTreeMap<Key, u64>,
+    checking: Checking,
+}
+
+impl Checker {
+    /// Begins a round with some of what a node has named.
+    fn begin(world: &Shared, at: usize, rng: &mut StdRng) -> Option<Checker> {
+        let suspects: Vec<(Key, u64)> = held(world).nodes[at]
+            .suspects
+            .iter()
+            .map(|(key, suspect)| (key.clone(), suspect.named))
+            .collect();
+        let all = rng.random_bool(0.5);
+        let taken: BTreeMap<Key, u64> = suspects
+            .into_iter()
+            .filter(|_| all || rng.random_bool(0.7))
+            .collect();
+        if taken.is_empty() {
+            return None;
+        }
+        let keys = BTreeMap::from([("t".to_owned(), taken.keys().cloned().collect())]);
+        let mesh = Mesh {
+            at,
+            world: Arc::clone(world),
+        };
+        held(world).note(|| format!("{at} checks {:?}", taken.keys()));
+        let checking = Box::pin(async move { check(&mesh, &keys, true).await });
+        Some(Checker {
+            at,
+            taken,
+            checking,
+        })
+    }
+
+    /// Goes on a little. At the end what was equal leaves the list, unless it was named again.
+    fn go_on(&mut self, world: &Shared, tally: &mut Tally) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(rounds) = self.checking.as_mut().poll(&mut context) else {
+            return false;
+        };
+        let round = rounds.unwrap().remove("t").unwrap_or_default();
+        *tally.entry("rows mended").or_default() += round.mended.len() as u64;
+        *tally.entry("rows seen to be equal").or_default() += round.equal.len() as u64;
+        let mut world = held(world);
+        let at = self.at;
+        world.note(|| format!("{at} has checked: {round:?}"));
+        for (key, named) in &self.taken {
+            let suspect = world.nodes[at].suspects.get(key).copied();
+            let Some(suspect) = suspect.filter(|_| round.equal.contains(key)) else {
+                continue;
+            };
+            let age = suspect.ordered_us.map(|at_us| world.age(at_us));
+            let suspects = &mut world.nodes[at].suspects;
+            match fate(age, round.awaited.contains(key)) {
+                Fate::Goes if suspect.named <= *named => drop(suspects.remove(key)),
+                Fate::OrdersOver => suspects.get_mut(key).unwrap().ordered_us = None,
+                Fate::Goes | Fate::Stays => {}
+            }
+        }
+        true
+    }
+}
+
+struct Story {
+    world: Shared,
+    rng: StdRng,
+    tally: Tally,
+    keys: Vec<Key>,
+    checkers: Vec<Option<Checker>>,
+}
+
+impl Story {
+    fn new(seed: u64, traced: bool) -> Story {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let count = rng.random_range(3..=5);
+        let keys = (0..rng.random_range(1..=4)).map(|k: i32| vec![k.to_string()]);
+        Story {
+            keys: keys.collect(),
+            world: Arc::new(Mutex::new(World::new(count, traced))),
+            checkers: (0..count).map(|_| None).collect(),
+            rng,
+            tally: Tally::new(),
+        }
+    }
+
+    fn any(&mut self) -> usize {
+        self.rng.random_range(0..self.checkers.len())
+    }
+
+    fn step(&mut self) {
+        // Often several things happen within one microsecond.
+        held(&self.world).now_us += self.rng.random_range(0..3) * self.rng.random_range(0..1000);
+        match self.rng.random_range(0..100) {
+            0..30 => {
+                let (at, deletes) = (self.any(), self.rng.random_bool(0.5));
+                let key = self.keys[self.rng.random_range(0..self.keys.len())].clone();
+                held(&self.world).write(at, &key, deletes);
+            }
+            30..33 => {
+                let (from, to) = (self.any(), self.any());
+                let mut world = held(&self.world);
+                world.note(|| format!("{from} to {to} is cut"));
+                world.cut.push((from, to));
+            }
+            33..36 => self.heal(),
+            36..38 => {
+                // The agent stops in the middle of whatever it does.
+                let at = self.any();
+                if self.checkers[at].take().is_some() {
+                    *self.tally.entry("checks broken off").or_default() += 1;
+                }
+            }
+            38..45 => self.deliver(),
+            45..65 => self.check(),
+            _ => self.apply(),
+        }
+    }
+
+    fn heal(&mut self) {
+        let mut world = held(&self.world);
+        world.note(|| "all cuts are healed".to_owned());
+        world.cut.clear();
+    }
+
+    fn apply(&mut self) {
+        let streams = held(&self.world).streams();
+        if streams.is_empty() {
+            return;
+        }
+        let (from, to) = streams[self.rng.random_range(0..streams.len())];
+        for _ in 0..self.rng.random_range(1..4) {
+            let mut world = held(&self.world);
+            if world.streams().contains(&(from, to)) {
+                world.apply(from, to);
+            }
+        }
+    }
+
+    /// An order arrives.
+    fn deliver(&mut self) {
+        let count = held(&self.world).orders.len();
+        if count > 0 {
+            let place = self.rng.random_range(0..count);
+            held(&self.world).deliver(place);
+        }
+    }
+
+    fn check(&mut self) {
+        let at = self.any();
+        if self.checkers[at].is_none() {
+            self.checkers[at] = Checker::begin(&self.world, at, &mut self.rng);
+        }
+        if let Some(checker) = &mut self.checkers[at]
+            && checker.go_on(&self.world, &mut self.tally)
+        {
+            self.checkers[at] = None;
+        }
+    }
+
+    /// Nobody writes any more, all is healed, and the checks come to an end.
+    fn settle(&mut self) -> Result<(), String> {
+        self.heal();
+        let mut steps = 0;
+        loop {
+            while !held(&self.world).streams().is_empty() {
+                self.apply();
+            }
+            let named = held(&self.world)
+                .nodes
+                .iter()
+                .any(|n| !n.suspects.is_empty());
+            if !named && self.checkers.iter().all(Option::is_none) {
+                return Ok(());
+            }
+            self.check();
+            self.deliver();
+            held(&self.world).now_us += 1_000;
+            steps += 1;
+            // Each round takes so many polls at most, on each node.
+            if steps > ROUNDS_MAX * 200 * self.checkers.len() {
+                return Err("the checks don't come to an end".to_owned());
+            }
+        }
+    }
+
+    fn judge(&mut self) -> Result<(), String> {
+        self.settle()?;
+        let world = held(&self.world);
+        let first = &world.nodes[0].rows;
+        for (at, node) in world.nodes.iter().enumerate() {
+            for key in &self.keys {
+                let (here, there) = (first.get(key), node.rows.get(key));
+                if here.map(|row| row.content) != there.map(|row| row.content) {
+                    return Err(format!("{key:?} is {here:?} on 0 and {there:?} on {at}"));
+                }
+            }
+        }
+        for (key, done) in &world.done {
+            let newest = done.iter().max_by_key(|one| one.stamp).unwrap();
+            let alone = done
+                .iter()
+                .filter(|o| o.stamp.at_us == newest.stamp.at_us)
+                .count()
+                == 1;
+            let found = first.get(key).map(|row| row.content);
+            let right = found == newest.content;
+            let entry = match (right, newest.content.is_some()) {
+                (true, _) => "keys as last-update-wins has them",
+                (false, true) => "keys whose last write an older delete destroyed",
+                (false, false) => "keys that live although they were deleted last",
+            };
+            *self.tally.entry(entry).or_default() += 1;
+            if !right && newest.content.is_none() && alone {
+                return Err(format!("{key:?} was deleted last, and is {found:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run(seed: u64, traced: bool) -> Run {
+    let mut story = Story::new(seed, traced);
+    for _ in 0..STEPS {
+        story.step();
+    }
+    let verdict = story.judge();
+    let trace = held(&story.world).trace.take().unwrap_or_default();
+    Run {
+        verdict,
+        trace,
+        tally: std::mem::take(&mut story.tally),
+    }
+}
+
+#[test]
+fn all_nodes_are_equal_after_the_last_check() {
+    let tally = try_all("rows::", &[], 2_000, run);
+    for what in ["rows mended", "rows seen to be equal", "checks broken off"] {
+        assert!(tally.get(what).is_some_and(|count| *count > 100), "{what}");
+    }
+}
