@@ -322,15 +322,15 @@ impl Node {
     /// Changes rows on this node alone: what carries a foreign origin is not sent to others.
     pub fn sql_unsent(&self, statements: &str) -> Result<String> {
         self.sql_patiently(&format!(
-            "select pg_replication_origin_create('unsent');
+            "select case when pg_replication_origin_oid('unsent') is null
+                    then pg_replication_origin_create('unsent') end;
              select pg_replication_origin_session_setup('unsent');
              begin;
              select pg_replication_origin_xact_setup('0/1', now());
              set local session_replication_role = replica;
              {statements};
              commit;
-             select pg_replication_origin_session_reset();
-             select pg_replication_origin_drop('unsent')"
+             select pg_replication_origin_session_reset()"
         ))
     }
 

@@ -11,8 +11,9 @@ use super::session::{Purpose, Session, SqlError, column, sql};
 use super::suspects;
 use log::warn;
 use pgaa_core::rows::{Change, NamedBy, Suspect, decode};
+use pgaa_core::time::Mono;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_postgres::types::PgLsn;
 
 /// The slot's name.
@@ -44,7 +45,7 @@ pub struct Deletes {
 #[derive(Debug, Default)]
 pub(super) struct Calm {
     deleted: Option<i64>,
-    since: Option<(Instant, PgLsn)>,
+    since: Option<(Mono, PgLsn)>,
 }
 
 impl Postgres {
@@ -77,9 +78,10 @@ impl Postgres {
         Ok(!from_birth)
     }
 
-    /// Names the rows that this node has deleted since it was last asked. With `now` everything
-    /// that is on disk is read; else only when the server has counted deletes.
-    pub async fn name_deletes(&self, now: bool) -> Result<Deletes, SqlError> {
+    /// Names the rows that this node has deleted since it was last asked: with a time, which is
+    /// the agent's, only when the server has counted deletes; without one everything that is on
+    /// disk is read.
+    pub async fn name_deletes(&self, at_rest: Option<Mono>) -> Result<Deletes, SqlError> {
         // One at a time: two would name everything twice.
         let mut calm = self.inner.calm.lock().await;
         let session = self.take(Purpose::Decode).await?;
@@ -97,7 +99,9 @@ impl Postgres {
         };
         let mut read: PgLsn = column(slot.name, &row, 1)?;
         let end: PgLsn = column(slot.name, &row, 2)?;
-        if !now && let Some(unread) = calm.rest(&session, end).await? {
+        if let Some(now) = at_rest
+            && let Some(unread) = calm.rest(&session, (now, end)).await?
+        {
             if unread > read {
                 advance(&session, unread).await?;
             }
@@ -122,7 +126,11 @@ impl Postgres {
 
 impl Calm {
     /// Up to where the WAL holds no deletes, if none were counted since the last look.
-    async fn rest(&mut self, session: &Session, end: PgLsn) -> Result<Option<PgLsn>, SqlError> {
+    async fn rest(
+        &mut self,
+        session: &Session,
+        (now, end): (Mono, PgLsn),
+    ) -> Result<Option<PgLsn>, SqlError> {
         let sql = sql!("deletes_counted");
         let row = session.row(&sql, &[]).await?;
         let deleted: i64 = column(sql.name, &row, 0)?;
@@ -130,9 +138,8 @@ impl Calm {
             self.since = None;
             return Ok(None);
         }
-        let now = Instant::now();
         let (began, position) = *self.since.get_or_insert((now, end));
-        if now.duration_since(began) < COUNTED_WITHIN {
+        if now.since(began) < COUNTED_WITHIN {
             return Ok(Some(PgLsn::from(0)));
         }
         self.since = Some((now, end));

@@ -67,7 +67,7 @@ impl Postgres {
         let rows = versions(&session, &queries, (&keys, &origins)).await?;
         self.give_back(session);
         // After the rows: a delete that is not in the list yet is one after this look.
-        self.name_deletes(true).await?;
+        self.name_deletes(None).await?;
         let session = self.take(Purpose::Compare).await?;
         let deleted = own_deletes(&session, table, &keys).await?;
         let known = sql!("deletes_known");

@@ -328,7 +328,7 @@ async fn rule_out<H: Rows>(
 }
 
 fn note(one: &Wrong, outcomes: &[Mended], round: &mut Round) {
-    let done = outcomes.iter().any(|outcome| *outcome == Mended::Done);
+    let done = outcomes.contains(&Mended::Done);
     match done {
         true => round.mended.push(one.key.clone()),
         false => round.open.push(one.key.clone()),

@@ -129,13 +129,15 @@ fn a_comparison_that_found_something() {
         key: key.iter().map(|text| (*text).to_owned()).collect(),
         held,
     };
-    let different = vec![
+    let mut different = vec![
         row(&["4711"], vec![Some('A'), Some('A'), None]),
         row(
             &["4712", "b\u{1b}[2J"],
             vec![Some('A'), Some('B'), Some('A')],
         ),
     ];
+    different[0].ruling = Some("as on a: live at its author".to_owned());
+    different[0].mended = true;
     let why = "b: PostgreSQL refused comparing a table: canceling statement".to_owned();
     let report = Report {
         schema_version: 1,

@@ -58,7 +58,14 @@ fn outcome(table: &TableReport) -> (String, Tint) {
             format!("at least {differ} rows differ; ended there"),
             Tint::Bad,
         ),
-        (Finding::Different, None) => (format!("{differ} rows differ"), Tint::Bad),
+        (Finding::Different, None) => {
+            let open = table.different.iter().filter(|row| !row.mended).count();
+            let text = match open == differ {
+                true => format!("{differ} rows differ"),
+                false => format!("{differ} rows differed, {open} still do"),
+            };
+            (text, Tint::Bad)
+        }
     }
 }
 

@@ -24,13 +24,16 @@ impl Rows for Mesh<'_> {
         table: &str,
         keys: &[Key],
     ) -> Result<(Moment, Vec<Seen>), Failure> {
-        match self
+        let answer = self
             .0
             .check(of, table, CheckAsk::Look(keys.to_vec()))
-            .await?
-        {
-            CheckAnswer::Seen(at, seen) if seen.len() == keys.len() => Ok((at, seen)),
-            _ => Err(self.0.unfit(of)),
+            .await?;
+        let CheckAnswer::Seen(at, seen) = answer else {
+            return Err(self.0.unfit(of));
+        };
+        match seen.len() == keys.len() {
+            true => Ok((at, seen)),
+            false => Err(self.0.unfit(of)),
         }
     }
 
@@ -44,13 +47,16 @@ impl Rows for Mesh<'_> {
         table: &str,
         versions: &[(Key, u32)],
     ) -> Result<Vec<Option<RowValues>>, Failure> {
-        match self
+        let answer = self
             .0
             .check(of, table, CheckAsk::Values(versions.to_vec()))
-            .await?
-        {
-            CheckAnswer::Values(values) if values.len() == versions.len() => Ok(values),
-            _ => Err(self.0.unfit(of)),
+            .await?;
+        let CheckAnswer::Values(values) = answer else {
+            return Err(self.0.unfit(of));
+        };
+        match values.len() == versions.len() {
+            true => Ok(values),
+            false => Err(self.0.unfit(of)),
         }
     }
 
@@ -65,13 +71,16 @@ impl Rows for Mesh<'_> {
         table: &str,
         repairs: &[Repair],
     ) -> Result<Vec<Mended>, Failure> {
-        match self
+        let answer = self
             .0
             .check(of, table, CheckAsk::Mend(repairs.to_vec()))
-            .await?
-        {
-            CheckAnswer::Mended(done) if done.len() == repairs.len() => Ok(done),
-            _ => Err(self.0.unfit(of)),
+            .await?;
+        let CheckAnswer::Mended(done) = answer else {
+            return Err(self.0.unfit(of));
+        };
+        match done.len() == repairs.len() {
+            true => Ok(done),
+            false => Err(self.0.unfit(of)),
         }
     }
 }

@@ -138,7 +138,7 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
         remember(node, life.stage).await?;
         (state.remembered, state.look) = (true, true);
     }
-    let deletes = node.postgres.name_deletes(false).await?;
+    let deletes = node.postgres.name_deletes(Some(node.clocks.mono())).await?;
     state.remembered = !deletes.unknown;
     let whole = deletes
         .whole
