@@ -6,6 +6,7 @@ use crate::observed::{Fact, Reach};
 use crate::plan::{Inputs, Plan, clock, desired_providers, held, state_of};
 use crate::record::{EdgeState, NodeRecord};
 use crate::roster::Roster;
+use crate::rows::RowsView;
 use crate::state::NodeState;
 use crate::status::{
     AnsweredBy, ClockRow, ClocksReport, ClusterReport, EdgeRow, Finding, FoundingReport, Health,
@@ -33,6 +34,8 @@ pub struct Surroundings {
     pub founding_waiting: Vec<WaitingOn>,
     /// Findings of the shell.
     pub findings: Vec<Finding>,
+    /// How the row check stands.
+    pub rows: RowsView,
     /// Progress of something long.
     pub progress: Option<Progress>,
 }
@@ -63,6 +66,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
         members,
         clock: clock_report(inputs, &around),
         tables: plan.tables.clone(),
+        rows: around.rows,
         waiting_on,
         findings,
         doing: plan.actions.iter().map(ToString::to_string).collect(),

@@ -8,6 +8,7 @@ use crate::clock::ClockReading;
 use crate::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use crate::observed::{Reach, SettingDrift};
 use crate::record::{EdgeState, Endpoints, JoinPhase, Versions};
+use crate::rows::RowsView;
 use crate::state::NodeState;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub struct StatusReport {
     pub clock: ClocksReport,
     /// Tables and the replication set.
     pub tables: TablesReport,
+    /// Rows that may not be the same on all nodes, as this node has named them.
+    #[serde(default)]
+    pub rows: RowsView,
     /// What is waited for, most important first.
     pub waiting_on: Vec<WaitingOn>,
     /// What somebody should know, most important first.

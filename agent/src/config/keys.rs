@@ -426,6 +426,15 @@ const GENERAL: &[Key] = &[
         "The program that is asked how good the clock is.",
     ),
     key(
+        "rows.compare_every_h",
+        Kind::Integer { min: 0, max: 8_760 },
+        Default::Integer(168),
+        "168",
+        "How often all tables are compared on all nodes as a whole, in the background and at half \
+         speed, hours; 0: never. Rows that conflicts and deletes name are compared at once in any \
+         case. One node does it: the ready one with the lowest UUID.",
+    ),
+    key(
         "paths.state_dir",
         Kind::Path,
         Default::Text("/var/lib/pgaa"),

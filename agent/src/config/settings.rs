@@ -8,6 +8,7 @@ use pgaa_core::ids::Name;
 use pgaa_core::policy::Policy;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Everything the agent was told, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Settings {
     pub network: NetworkSettings,
     /// The clock.
     pub clock: ClockSettings,
+    /// `rows.compare_every_h`: how often all tables are compared as a whole; zero for never.
+    pub compare_every: Duration,
     /// The backups.
     pub backup: BackupSettings,
     /// Where files are kept.

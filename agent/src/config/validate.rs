@@ -156,6 +156,7 @@ impl Check<'_> {
             clock: ClockSettings {
                 chronyc: self.path("clock.chronyc").unwrap_or_default(),
             },
+            compare_every: Duration::from_secs(3_600 * self.number::<u64>("rows.compare_every_h")),
             backup: self.backup(),
             paths: self.paths(),
             log: self.log(),

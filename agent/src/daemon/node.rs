@@ -410,6 +410,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         founding: None,
         founding_waiting: Vec::new(),
         findings: Vec::new(),
+        rows: RowsView::default(),
         progress: None,
     };
     report(&inputs, &Plan::default(), around)

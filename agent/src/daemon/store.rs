@@ -8,6 +8,7 @@ use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::founding::Durable;
 use pgaa_core::life::Life;
 use pgaa_core::roster::Roster;
+use pgaa_core::time::Wall;
 use std::path::{Path, PathBuf};
 
 /// The durable files of the mesh.
@@ -57,6 +58,16 @@ impl Store {
     /// Stores when clocks were too far apart.
     pub fn set_distrust(&self, distrust: &Distrust) -> Result<(), DurableError> {
         durable::write_json(&self.file("clocks.json"), distrust)
+    }
+
+    /// When all tables were last compared as a whole by this node's order.
+    pub fn compared(&self) -> Result<Option<Wall>, DurableError> {
+        durable::read_json(&self.file("compared.json"))
+    }
+
+    /// Stores it.
+    pub fn set_compared(&self, at: Wall) -> Result<(), DurableError> {
+        durable::write_json(&self.file("compared.json"), &at)
     }
 
     /// Promise, ballots and decree; the default for a new node.

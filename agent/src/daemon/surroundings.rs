@@ -44,6 +44,7 @@ pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
         founding,
         founding_waiting,
         findings: findings(node),
+        rows: node.rows.borrow().clone(),
         progress: super::join::progress(node),
     }
 }
@@ -101,6 +102,36 @@ fn findings(node: &Node) -> Vec<Finding> {
         code: "join_problem".to_owned(),
         text: problem.text.clone(),
         command: problem.command.clone(),
+    }));
+    findings.extend(rows_findings(node));
+    findings
+}
+
+/// Rows that can't be compared, or not be mended.
+fn rows_findings(node: &Node) -> Vec<Finding> {
+    let view = node.rows.borrow();
+    let finding = |code: &str, text: String, command: &str| Finding {
+        severity: Health::Degraded,
+        code: code.to_owned(),
+        text,
+        command: command.to_owned(),
+    };
+    let mut findings = Vec::new();
+    if let (Some(why), true) = (&view.blocked, view.waiting > 0) {
+        let text = format!(
+            "{} rows or tables wait to be compared with the other nodes: {why}",
+            view.waiting
+        );
+        findings.push(finding("rows_unchecked", text, "pgaa-agent topology"));
+    }
+    let problems = view.problems.iter();
+    findings.extend(problems.map(|why| {
+        let text = format!("a row is not the same on all nodes and can't be mended: {why}");
+        finding(
+            "row_not_mended",
+            text,
+            "pgaa-agent verify --repair --dry-run",
+        )
     }));
     findings
 }

@@ -132,7 +132,11 @@ fn readiness(report: &StatusReport) -> Response<Full<Bytes>> {
     let node = &report.node;
     let serves = node.state == NodeState::Ready && node.gate_open && node.postgres_error.is_none();
     if serves && node.withheld.is_none() {
-        return text(StatusCode::OK, "ready\n".to_owned());
+        let rows = match report.rows.is_clean() {
+            true => "ready\n",
+            false => "ready; rows are being compared with the other nodes\n",
+        };
+        return text(StatusCode::OK, rows.to_owned());
     }
     let because = match (serves, &node.withheld) {
         (true, Some(withheld)) => withheld,

@@ -62,6 +62,10 @@ pub fn render(report: &StatusReport, loop_age_ms: u64) -> String {
     members(&mut text, report);
     edges(&mut text, report);
     tables_and_findings(&mut text, report);
+    let waiting = "Rows and tables named to be compared with the other nodes.";
+    text.plain("rows_waiting", waiting, report.rows.waiting as f64);
+    let mended = "Rows that were mended since the agent started.";
+    text.plain("rows_mended", mended, report.rows.mended as f64);
     text.0
 }
 

@@ -96,6 +96,8 @@ pub fn fate(ordered: Option<Duration>, awaited: bool) -> Fate {
 pub struct RowsView {
     /// Rows, and whole tables, that this node has named and that were not seen to be equal yet.
     pub waiting: u64,
+    /// Was the list empty once since the agent started?
+    pub checked: bool,
     /// Rows that this node's checks have mended since its agent started.
     pub mended: u64,
     /// Why nothing can be checked now, in words.
@@ -110,7 +112,16 @@ const PROBLEMS_MAX: usize = 20;
 impl RowsView {
     /// Takes how many are waiting. Has anything changed?
     pub fn set_waiting(&mut self, waiting: u64) -> bool {
-        std::mem::replace(&mut self.waiting, waiting) != waiting
+        let checked = self.checked || waiting == 0;
+        let changed = (self.waiting, self.checked) != (waiting, checked);
+        (self.waiting, self.checked) = (waiting, checked);
+        changed
+    }
+
+    /// Is everything that was named known to be the same on all nodes?
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.checked && self.waiting == 0
     }
 
     /// Takes why nothing can be checked. Has anything changed?

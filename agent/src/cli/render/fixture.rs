@@ -4,6 +4,7 @@ use pgaa_core::clock::{ClockCause, ClockReading, ClockSource, ClockVerdict};
 use pgaa_core::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use pgaa_core::observed::{Reach, SettingDrift};
 use pgaa_core::record::{EdgeState, Endpoints, JoinPhase, Versions};
+use pgaa_core::rows::RowsView;
 use pgaa_core::state::NodeState;
 use pgaa_core::status::*;
 use pgaa_core::time::Wall;
@@ -157,6 +158,13 @@ pub fn mesh() -> StatusReport {
                 because: "node-2 lacks it; node-3 could not be asked".into(),
             }],
         },
+        rows: RowsView {
+            waiting: 12,
+            checked: true,
+            mended: 340,
+            blocked: None,
+            problems: Vec::new(),
+        },
         waiting_on: vec![WaitingOn::new(
             "peer",
             "node-3 has not answered for 150 s; if it is gone for ever: pgaa-agent forget node-3",
@@ -277,6 +285,7 @@ pub fn forming() -> StatusReport {
         edges: vec![],
         clock: ClocksReport::default(),
         tables: TablesReport::default(),
+        rows: RowsView::default(),
         waiting_on: vec![WaitingOn::new("peers", "2 of 3 nodes are there")],
         findings: vec![],
         doing: vec![],

@@ -240,6 +240,7 @@ fn tables(page: &mut Page, report: &StatusReport) {
         tables.waiting.len()
     );
     page.heading("TABLES", &remark);
+    rows(page, report);
     for waiting in tables.waiting.iter().take(TABLES_SHOWN_MAX) {
         page.paragraph(
             &format!("  {}  ", page.clean(&waiting.table)),
@@ -254,6 +255,26 @@ fn tables(page: &mut Page, report: &StatusReport) {
             Tint::Plain,
             &format!("and {more} more: pgaa-agent status -o json"),
         );
+    }
+}
+
+/// What the row check does, when it does something.
+fn rows(page: &mut Page, report: &StatusReport) {
+    let rows = &report.rows;
+    if rows.waiting > 0 {
+        let text = format!(
+            "{} rows or tables are being compared with the other nodes",
+            rows.waiting
+        );
+        page.paragraph("  ", Tint::Plain, &text);
+    }
+    if rows.mended > 0 {
+        let text = format!(
+            "{} rows were not the same on all nodes and were mended since the agent started: \
+             select * from pgaa.repairs",
+            rows.mended
+        );
+        page.paragraph("  ", Tint::Plain, &text);
     }
 }
 

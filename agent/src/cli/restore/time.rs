@@ -3,7 +3,7 @@
 use super::super::args::read_duration;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp};
 
 /// Microseconds since 1970 UTC. A time without an offset is one of `zone`; what lies ahead of `now`
 /// can't be restored.
@@ -23,7 +23,8 @@ fn ago(span: &str, now: Timestamp) -> Result<Timestamp, String> {
     let span = read_duration(span)?;
     let ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     let too_long = |_| format!("{span:?} ago is before all times; name a shorter one");
-    now.checked_sub(ms.milliseconds()).map_err(too_long)
+    now.checked_sub(SignedDuration::from_millis(ms))
+        .map_err(too_long)
 }
 
 fn moment(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {

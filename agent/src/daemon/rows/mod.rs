@@ -13,7 +13,7 @@ use super::node::Node;
 use crate::events::Severity;
 use crate::peer::{CheckAnswer, CheckAsk};
 use crate::postgres::{Authors, Named};
-use log::{debug, warn};
+use log::warn;
 use mesh::Mesh;
 use pgaa_core::ids::pglogical_node_name;
 use pgaa_core::life::Stage;
@@ -41,6 +41,10 @@ const SOON: Duration = Duration::from_millis(200);
 
 /// After a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// A check that fails for no longer than this is nobody's business: a node restarts, a line is
+/// cut for a moment.
+const FAILING_MAX: Duration = Duration::from_secs(10);
 
 /// Rows of one round.
 const ROUND_MAX: i64 = 5_000;
@@ -93,17 +97,20 @@ pub async fn run(node: Arc<Node>) {
         remembered: false,
         look: true,
     };
+    let mut failing = None;
     loop {
         let pause = match turn(&node, &mut state).await {
             Ok(pause) => {
+                failing = None;
                 node.rows.send_if_modified(|view| view.set_blocked(None));
                 pause
             }
             Err(error) => {
-                let why = Some(format!("{error:#}"));
-                let news = node.rows.send_if_modified(|view| view.set_blocked(why));
-                if news {
-                    debug!("rows can't be checked: {error:#}");
+                let now = node.clocks.mono();
+                let since = *failing.get_or_insert(now);
+                if now.since(since) > FAILING_MAX {
+                    let why = Some(format!("{error:#}"));
+                    node.rows.send_if_modified(|view| view.set_blocked(why));
                 }
                 AFTER_FAILURE
             }
@@ -147,6 +154,7 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
     let whole: Vec<Suspect> = whole.collect();
     node.postgres.name_suspects(&whole).await?;
     state.look |= deletes.named + whole.len() > 0;
+    state.look |= life.stage == Stage::Ready && by_schedule(node).await?;
     if life.stage != Stage::Ready || !state.look {
         return Ok(REST);
     }
@@ -191,6 +199,31 @@ pub async fn name_all(node: &Node, by: NamedBy) -> anyhow::Result<()> {
     node.postgres.name_suspects(&whole).await?;
     node.rows_named.notify_one();
     Ok(())
+}
+
+/// Has all tables compared as a whole when it is time, on one node of the mesh.
+async fn by_schedule(node: &Node) -> anyhow::Result<bool> {
+    let every_ms = i64::try_from(node.settings.compare_every.as_millis())?;
+    let ready = node.knowledge.with_roster(|roster| {
+        let mut records = roster.records.values();
+        records
+            .find(|r| r.state == NodeState::Ready)
+            .map(|r| r.node)
+    });
+    if every_ms == 0 || ready.flatten() != Some(node.id()) {
+        return Ok(false);
+    }
+    let now = node.clocks.wall();
+    let last = node.store.compared()?;
+    let due = last.is_some_and(|last| now.0.saturating_sub(last.0) >= every_ms);
+    if due {
+        name_all(node, NamedBy::Verify).await?;
+    }
+    // A clock that was set back must not put it off for ever.
+    if due || last.is_none_or(|last| last > now) {
+        node.store.set_compared(now)?;
+    }
+    Ok(due)
 }
 
 /// How many rows are named. Too many are given up for their tables.

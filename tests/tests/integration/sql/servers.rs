@@ -292,6 +292,7 @@ fn settings(directory: &Path, port: u16) -> Result<Settings> {
         clock: ClockSettings {
             chronyc: PathBuf::from("/usr/bin/chronyc"),
         },
+        compare_every: Duration::ZERO,
         backup: Default::default(),
         paths: PathSettings {
             state_dir: directory.to_owned(),
