@@ -5,6 +5,7 @@ use crate::life::Stage;
 use crate::observed::{Fact, Reach};
 use crate::plan::{Inputs, Plan, clock, desired_providers, held, state_of};
 use crate::record::{EdgeState, NodeRecord};
+use crate::restore::proof::Proofs;
 use crate::roster::Roster;
 use crate::rows::RowsView;
 use crate::state::NodeState;
@@ -38,6 +39,8 @@ pub struct Surroundings {
     pub rows: RowsView,
     /// Progress of something long.
     pub progress: Option<Progress>,
+    /// What is remembered of proofs of the backups, if any was tried.
+    pub proofs: Option<Proofs>,
 }
 
 /// Makes the report.
@@ -71,6 +74,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
         findings,
         doing: plan.actions.iter().map(ToString::to_string).collect(),
         founding: around.founding.map(|(founding, _, _)| founding),
+        proofs: around.proofs,
         answered_by: around.answered_by,
     }
 }

@@ -8,6 +8,7 @@ use crate::clock::ClockReading;
 use crate::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use crate::observed::{Reach, SettingDrift};
 use crate::record::{EdgeState, Endpoints, JoinPhase, Versions};
+use crate::restore::proof::Proofs;
 use crate::rows::RowsView;
 use crate::state::NodeState;
 use crate::time::Wall;
@@ -62,6 +63,9 @@ pub struct StatusReport {
     pub doing: Vec<String>,
     /// The founding, while there is none.
     pub founding: Option<FoundingReport>,
+    /// What is remembered of proofs of the backups that this node has made, if it has tried.
+    #[serde(default)]
+    pub proofs: Option<Proofs>,
 }
 
 /// Who answers, and when.

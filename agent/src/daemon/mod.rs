@@ -17,6 +17,7 @@ mod membership;
 mod mesh_host;
 mod node;
 mod pairing_host;
+mod proof;
 mod reconciler;
 mod rhythm;
 mod rows;
@@ -30,6 +31,7 @@ use crate::config::Settings;
 use crate::events::{Events, Severity};
 use crate::peer::{PairingClient, Peers};
 use crate::postgres::Postgres;
+use crate::restore::found;
 use crate::telemetry::{Systemd, http};
 use crate::trust::keyring::Keyring;
 use crate::trust::{Authority, Credentials, Identity, JoinToken, TokenId, Tokens};
@@ -41,10 +43,11 @@ use node::{Node, Parts};
 use pgaa_core::founding::{DataHeld, Founding, Hello};
 use pgaa_core::ids::{DataEpoch, NodeId};
 use pgaa_core::record::Endpoints;
+use pgaa_core::restore::found::Role;
 use reconciler::Reconciler;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use store::Store;
@@ -113,6 +116,7 @@ async fn told_to_stop() {
 fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
     let directory = settings.paths.state_dir.clone();
     durable::make_directory(&directory, 0o700)?;
+    not_on_the_way(&directory)?;
     let identity = Identity::open(&directory)?;
     let store = Store::new(&directory);
     let credentials = Arc::new(Credentials::open(&directory, identity.node(), clocks)?);
@@ -150,9 +154,22 @@ fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
     }))
 }
 
+/// With one half of the old mesh and one of the new a node must not speak.
+fn not_on_the_way(state_dir: &Path) -> anyhow::Result<()> {
+    let Some(journey) = found::under_way(state_dir)? else {
+        return Ok(());
+    };
+    let command = match journey.role {
+        Role::Founder => "pgaa-agent backup found",
+        Role::Joiner => "pgaa-agent backup join-anew",
+    };
+    let text = format!("this node is on its way into a new mesh; end that first: {command}");
+    Err(Misconfigured(anyhow::anyhow!(text)).into())
+}
+
 /// What a person has to correct before the agent can run.
 #[derive(Debug, thiserror::Error)]
-#[error("the join token can't be used")]
+#[error("the agent can't start like this")]
 pub struct Misconfigured(#[source] anyhow::Error);
 
 /// The configured join token. A member needs it no more: it goes on without.
@@ -173,7 +190,7 @@ fn join_token(
             warn!("{error:#}; this node is a member already and goes on without");
             Ok(None)
         }
-        Err(error) => Err(Misconfigured(error).into()),
+        Err(error) => Err(Misconfigured(error.context("the join token can't be used")).into()),
     }
 }
 
@@ -273,6 +290,7 @@ async fn spawn(
         "certificate",
         rhythm::reload_certificates(Arc::clone(node)),
     );
+    endless(&mut tasks, "proof", proof::run(Arc::clone(node)));
     endless(&mut tasks, "leases", lease::expire(Arc::clone(node)));
     endless(&mut tasks, "vouch", twins::prove(Arc::clone(node)));
     spawn_speakers(&mut tasks, node);

@@ -22,6 +22,7 @@ use pgaa_core::observed::{Fact, Observed, PostgresFacts};
 use pgaa_core::plan::{Inputs, Plan};
 use pgaa_core::record::Endpoints;
 use pgaa_core::report::{Surroundings, report};
+use pgaa_core::restore::proof::Proofs;
 use pgaa_core::rows::RowsView;
 use pgaa_core::status::{AnsweredBy, Progress, StatusReport};
 use rand::RngExt;
@@ -98,6 +99,8 @@ pub struct Node {
     pub clock: watch::Sender<ClockReading>,
     /// How far the others' clocks are from it.
     pub clock_pairs: Pairs,
+    /// What is remembered of proofs of the backups.
+    pub proofs: watch::Sender<Option<Proofs>>,
     /// Rings when the plan waits for clocks to be compared.
     pub clock_wanted: Notify,
     /// Rings when the plan wants this node to join.
@@ -189,6 +192,7 @@ impl Node {
             local: watch::channel(LocalFacts::default()).0,
             clock: watch::channel(ClockReading::default()).0,
             clock_pairs: Pairs::default(),
+            proofs: watch::channel(None).0,
             clock_wanted: Notify::new(),
             join_wanted: Notify::new(),
             resync_wanted: AtomicBool::new(false),
@@ -412,6 +416,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         findings: Vec::new(),
         rows: RowsView::default(),
         progress: None,
+        proofs: None,
     };
     report(&inputs, &Plan::default(), around)
 }

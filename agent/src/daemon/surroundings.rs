@@ -46,6 +46,7 @@ pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
         findings: findings(node),
         rows: node.rows.borrow().clone(),
         progress: super::join::progress(node),
+        proofs: node.proofs.borrow().clone(),
     }
 }
 
@@ -96,6 +97,7 @@ fn findings(node: &Node) -> Vec<Finding> {
         });
     }
     findings.extend(long_lived_token(node));
+    findings.extend(unproven(node));
     let problems = node.join_problems.borrow();
     findings.extend(problems.iter().map(|problem| Finding {
         severity: Health::Degraded,
@@ -134,6 +136,18 @@ fn rows_findings(node: &Node) -> Vec<Finding> {
         )
     }));
     findings
+}
+
+/// The last attempt to prove the backups has failed.
+fn unproven(node: &Node) -> Option<Finding> {
+    let proofs = node.proofs.borrow();
+    let (_, why) = proofs.as_ref()?.failed.as_ref()?;
+    Some(Finding {
+        severity: Health::Critical,
+        code: "backup_unproven".to_owned(),
+        text: format!("the backups of this node could not be proven: {why}"),
+        command: "pgaa-agent backup verify --restore".to_owned(),
+    })
 }
 
 /// A token that is valid for longer than this is one that somebody wanted for later machines.

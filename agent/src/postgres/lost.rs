@@ -102,8 +102,7 @@ impl Postgres {
 
     /// Inserts rows, all or none; the keys of those that weren't in the way of another.
     pub async fn write_deleted(&self, table: &str, rows: &[String]) -> Result<Vec<Key>, SqlError> {
-        let session =
-            Session::open(&self.inner.place, &self.inner.database, Purpose::WriteBack).await?;
+        let session = self.open(Purpose::WriteBack).await?;
         let queries = queries(&session, table).await?;
         let what = "writing rows back";
         let written = session.rows_by(what, &queries.insert, &[&rows]).await?;
@@ -118,8 +117,7 @@ impl Postgres {
         rows: &[String],
         seen: &[String],
     ) -> Result<Vec<Key>, SqlError> {
-        let session =
-            Session::open(&self.inner.place, &self.inner.database, Purpose::WriteBack).await?;
+        let session = self.open(Purpose::WriteBack).await?;
         let Some(update) = queries(&session, table).await?.update else {
             return Ok(Vec::new());
         };

@@ -11,6 +11,7 @@ pub mod compare;
 mod conf;
 pub mod conninfo;
 mod deletes;
+mod digests;
 pub mod gate;
 pub mod hba;
 mod heartbeat;
@@ -161,8 +162,13 @@ impl Postgres {
         };
         match found {
             Some(session) => Ok(session),
-            None => Session::open(&self.inner.place, &self.inner.database, purpose).await,
+            None => self.open(purpose).await,
         }
+    }
+
+    /// A session of one's own.
+    async fn open(&self, purpose: Purpose) -> Result<Session, SqlError> {
+        Session::open(&self.inner.place, &self.inner.database, purpose).await
     }
 
     fn give_back(&self, session: Session) {

@@ -56,6 +56,15 @@ impl Postgres {
         Ok(segment)
     }
 
+    /// Does pgBackRest archive its WAL?
+    pub async fn archives(&self) -> Result<bool, SqlError> {
+        let session = self.take(Purpose::Look).await?;
+        let sql = sql!("archives");
+        let answer = column(sql.name, &session.row(&sql, &[]).await?, 0)?;
+        self.give_back(session);
+        Ok(answer)
+    }
+
     /// The last segment that was archived, and one that could not be since.
     pub async fn archived(&self) -> Result<(Option<String>, Option<String>), SqlError> {
         let session = self.take(Purpose::Look).await?;
@@ -64,5 +73,15 @@ impl Postgres {
         let answer = (column(sql.name, &row, 0)?, column(sql.name, &row, 1)?);
         self.give_back(session);
         Ok(answer)
+    }
+
+    /// Takes everything of a mesh out of a restored database; says what could not be.
+    pub async fn strip(&self) -> Result<Vec<String>, SqlError> {
+        let session = self.open(Purpose::Long).await?;
+        let sql = sql!("strip");
+        session.script(sql.name, sql.text).await?;
+        let sql = sql!("mesh_left");
+        let rows = session.rows(&sql, &[]).await?;
+        rows.iter().map(|row| column(sql.name, row, 0)).collect()
     }
 }

@@ -202,6 +202,8 @@ pub(super) enum Purpose {
     Copy,
     /// Hashing a range of rows: values look the same on all nodes.
     Compare,
+    /// Hashing whole tables: the same, for as long as it takes.
+    CompareWhole,
     /// Reading the WAL for what it says of rows: values look the same on all nodes.
     Decode,
     /// Mending rows: must never wait long for somebody's lock.
@@ -240,7 +242,7 @@ impl Purpose {
                 statement_ms: 60_000,
                 lock_ms: 10_000,
             },
-            Purpose::Copy => Limits {
+            Purpose::Copy | Purpose::CompareWhole => Limits {
                 statement_ms: 0,
                 lock_ms: 10_000,
             },
@@ -267,7 +269,7 @@ impl Purpose {
     /// only a server that hangs altogether is given up from here.
     fn patience(self) -> Duration {
         match self {
-            Purpose::Copy => COPY_PATIENCE,
+            Purpose::Copy | Purpose::CompareWhole => COPY_PATIENCE,
             Purpose::Look
             | Purpose::Change
             | Purpose::Long
@@ -286,7 +288,9 @@ impl Purpose {
         } = self.limits();
         let own = match self {
             Purpose::Beat => " -c synchronous_commit=off",
-            Purpose::Compare | Purpose::Decode | Purpose::Repair => COMPARABLE,
+            Purpose::Compare | Purpose::CompareWhole | Purpose::Decode | Purpose::Repair => {
+                COMPARABLE
+            }
             Purpose::Look
             | Purpose::Change
             | Purpose::Long
@@ -300,6 +304,7 @@ impl Purpose {
             | Purpose::Long
             | Purpose::Copy
             | Purpose::Compare
+            | Purpose::CompareWhole
             | Purpose::Decode
             | Purpose::Repair
             | Purpose::Beat => " -c search_path=pg_catalog",

@@ -144,6 +144,15 @@ impl Source {
     /// Makes the logical slot `slot` on the source, with a snapshot of exactly its position.
     /// `slot` is a name that pglogical made: letters, digits and underscores.
     pub async fn export(&self, slot: &str) -> Result<Snapshot, SourceError> {
+        self.exported(&format!("\"{slot}\"")).await
+    }
+
+    /// The same with a slot that goes with the snapshot.
+    pub async fn export_passing(&self, slot: &str) -> Result<Snapshot, SourceError> {
+        self.exported(&format!("\"{slot}\" TEMPORARY")).await
+    }
+
+    async fn exported(&self, slot: &str) -> Result<Snapshot, SourceError> {
         let unexpected = |found: String| SourceError::Unexpected {
             program: "psql",
             found,
@@ -154,9 +163,8 @@ impl Source {
         let (Some(mut input), Some(output)) = (session.stdin.take(), session.stdout.take()) else {
             return Err(unexpected(String::new()));
         };
-        let statement = format!(
-            "CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pglogical_output EXPORT_SNAPSHOT;\n"
-        );
+        let statement =
+            format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pglogical_output EXPORT_SNAPSHOT;\n");
         let sent = input.write_all(statement.as_bytes()).await;
         let mut line = String::new();
         let read = BufReader::new(output).read_line(&mut line).await;
@@ -433,7 +441,7 @@ fn not_ours(listed: &[u8]) -> String {
 }
 
 /// The name of a snapshot comes from the source; nothing but its own alphabet is let through.
-fn begin(snapshot: &str) -> String {
+pub(super) fn begin(snapshot: &str) -> String {
     let name: String = snapshot
         .chars()
         .filter(|c| c.is_ascii_hexdigit() || *c == '-')

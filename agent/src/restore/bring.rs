@@ -5,6 +5,7 @@ use super::scratch::{Purpose, Scratch, ScratchError, Stage};
 use super::side::{Lasting, Side};
 use crate::backup::PgBackRest;
 use crate::cli::render::words;
+use crate::clock::Clocks;
 use crate::config::Settings;
 use crate::postgres::Postgres;
 use anyhow::{Context, anyhow, bail};
@@ -13,6 +14,7 @@ use nix::sys::statvfs::statvfs;
 use pgaa_core::backup::Stanza;
 use pgaa_core::guard::in_words as size_in_words;
 use pgaa_core::restore::{Room, Target, Unreachable, choose};
+use pgaa_core::time::Mono;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,31 +46,38 @@ pub async fn bring(
     wish: &Wish,
     told: &mut (dyn FnMut(&str) + Send),
 ) -> anyhow::Result<Side> {
-    let program = PgBackRest::new(settings).context(
-        "there is no repository: set backup.repository, and see pgaa-agent config sample",
-    )?;
-    if !program.config_file().exists() {
-        program.write_config(None)?;
-    }
+    let program = program_of(settings)?;
     let mut side = match Scratch::open(&wish.directory)? {
         Some(scratch) => Side::new(same(scratch, wish)?, settings),
         None => Side::new(begin(settings, &program, wish, told).await?, settings),
     };
     let stanza = side.scratch().manifest().stanza.clone();
     if side.scratch().manifest().stage == Stage::Restoring {
+        let clocks = Clocks::start();
         copy(&program, &side, &stanza, told).await?;
-        side.restored()?;
+        side.restored(clocks.mono().since(Mono(0)))?;
     }
     if side.scratch().manifest().stage == Stage::Recovering {
         told("replaying WAL");
     }
     let lasting = match wish.purpose {
-        Purpose::Side => Lasting::Yes,
+        Purpose::Side | Purpose::Anew => Lasting::Yes,
         Purpose::Passing => Lasting::No,
     };
     side.configure(&restore_command(&program, &side, &stanza), lasting)?;
     side.start().await?;
     Ok(side)
+}
+
+/// The pgBackRest of this machine, with a configuration.
+pub fn program_of(settings: &Settings) -> anyhow::Result<PgBackRest> {
+    let program = PgBackRest::new(settings).context(
+        "there is no repository: set backup.repository, and see pgaa-agent config sample",
+    )?;
+    if !program.config_file().exists() {
+        program.write_config(None)?;
+    }
+    Ok(program)
 }
 
 /// pgBackRest knows where this node's own cluster lies, and no other; and it must not fetch WAL

@@ -88,6 +88,8 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ScratchE
 pub enum Purpose {
     /// For people: stays until it is discarded.
     Side,
+    /// To become the database of a new mesh: nothing of the old one stays in it.
+    Anew,
     /// For one command: left behind only when that was killed.
     Passing,
 }

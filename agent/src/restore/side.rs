@@ -4,7 +4,8 @@
 //! pglogical isn't preloaded, so that none of its workers exists; its tables can be read all the
 //! same. Must not know what the database is restored for.
 
-use super::scratch::{Scratch, Stage};
+use super::scratch::{Purpose, Scratch, Stage};
+use crate::clock::Clocks;
 use crate::config::Settings;
 use crate::durable;
 use crate::postgres::owner::run;
@@ -37,6 +38,8 @@ const LAST_COMMIT: &str = "last completed transaction was at log time ";
 pub struct Side {
     scratch: Scratch,
     settings: Settings,
+    copy_ms: u64,
+    replay_ms: u64,
 }
 
 /// May it lose what it writes when the machine fails? It only may when it is removed anyway.
@@ -55,6 +58,8 @@ impl Side {
         Side {
             scratch,
             settings: settings.clone(),
+            copy_ms: 0,
+            replay_ms: 0,
         }
     }
 
@@ -83,8 +88,15 @@ impl Side {
         Postgres::new(&settings)
     }
 
-    /// Notes that the backup has been copied.
-    pub fn restored(&mut self) -> anyhow::Result<()> {
+    /// How long the copying took, and the replay: milliseconds.
+    #[must_use]
+    pub fn took(&self) -> (u64, u64) {
+        (self.copy_ms, self.replay_ms)
+    }
+
+    /// Notes that the backup has been copied, and how long it took.
+    pub fn restored(&mut self, took: Duration) -> anyhow::Result<()> {
+        self.copy_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         Ok(self.scratch.reached(Stage::Recovering, None)?)
     }
 
@@ -113,6 +125,10 @@ impl Side {
     fn conf(&self, restore_command: &str, lasting: Lasting, prepared: u32) -> String {
         let at = |part: &str| self.scratch.path(part).display().to_string();
         let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
+        let anew = self.scratch.manifest().purpose == Purpose::Anew;
+        // Without it the server forgets all commit times, and with them the numbers of the origins
+        // that the old mesh had: none of the new one's is taken for it.
+        let (commit_times, read_only) = if anew { ("off", "off") } else { ("on", "on") };
         let fsync = if lasting == Lasting::Yes { "on" } else { "off" };
         let mut lines = vec![
             "# A restored database, apart from the mesh. Written by pgaa-agent.".to_owned(),
@@ -131,10 +147,10 @@ impl Side {
             "max_logical_replication_workers = 0".to_owned(),
             "archive_mode = off".to_owned(),
             "autovacuum = off".to_owned(),
-            "default_transaction_read_only = on".to_owned(),
+            format!("default_transaction_read_only = {read_only}"),
             "# What the WAL and the origins in it need.".to_owned(),
             "wal_level = replica".to_owned(),
-            "track_commit_timestamp = on".to_owned(),
+            format!("track_commit_timestamp = {commit_times}"),
             "max_replication_slots = 1000".to_owned(),
             format!("max_prepared_transactions = {prepared}"),
             format!("fsync = {fsync}"),
@@ -180,6 +196,7 @@ impl Side {
 
     /// Starts it if it doesn't run, and waits until it is what was asked for.
     pub async fn start(&mut self) -> anyhow::Result<()> {
+        let clocks = Clocks::start();
         let log = self.scratch.path("log");
         if !self.pid_file().exists() {
             let log = log.display().to_string();
@@ -197,6 +214,7 @@ impl Side {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
+        self.replay_ms = clocks.mono().0;
         // Known only until the first restart.
         let known = self.scratch.manifest().recovered_to.clone();
         self.scratch.reached(Stage::Ready, known.or(recovered_to))?;

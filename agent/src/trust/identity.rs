@@ -66,6 +66,13 @@ impl Identity {
         })
     }
 
+    /// Who the node is whose files lie in `state_dir`, without a start of the agent; `None` where there
+    /// was none yet.
+    pub fn known(state_dir: &Path) -> Result<Option<NodeId>, DurableError> {
+        let stored = durable::read_json::<Stored>(&state_dir.join("node.json"))?;
+        Ok(stored.map(|stored| stored.node))
+    }
+
     /// The node's UUID.
     #[must_use]
     pub fn node(&self) -> NodeId {
@@ -126,6 +133,9 @@ mod tests {
         let second = Identity::open(directory.path()).unwrap();
         assert_eq!(first.node(), second.node());
         assert_eq!((first.generation(), second.generation()), (1, 2));
+        let known = Identity::known(directory.path()).unwrap();
+        assert_eq!(known, Some(first.node()));
+        assert_eq!(Identity::open(directory.path()).unwrap().generation(), 3);
         let elsewhere = tempfile::tempdir().unwrap();
         assert_ne!(
             Identity::open(elsewhere.path()).unwrap().node(),

@@ -1,7 +1,9 @@
 //! Going back in time with real pgBackRest: what somebody deleted by accident is found in a backup
 //! and written back through the mesh, and a restored copy stays apart from everything.
 
+mod anew;
 mod backups;
+mod proof;
 
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
@@ -84,14 +86,14 @@ fn now(node: &Node) -> Result<String> {
 /// Boots three nodes with a repository, fills the shop, and takes a backup on the first.
 fn open_shop(cluster: &Cluster) -> Result<Backups> {
     let nodes: [&Node; 3] = cluster.each()?;
-    repository_for(&nodes)?;
+    let [a, ..] = nodes;
+    repository_for(a, &nodes)?;
     cluster.boot(&nodes)?;
     cluster.await_assembly(ASSEMBLY_MAX)?;
     cluster.everywhere(SHOP)?;
     cluster.eventually(seconds(30), "the shop is replicated", |c| {
         c.replicates(&["public.customers", "public.orders", "public.audit"])
     })?;
-    let [a, ..] = nodes;
     a.sql("insert into public.customers (id, name) select i, 'customer ' || i from generate_series(1, 3000) as i")?;
     let backups = Backups::on(cluster, a)?;
     a.sql(

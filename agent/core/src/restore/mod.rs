@@ -3,8 +3,10 @@
 //!
 //! Must not know how a backup is read or a server started: `agent/src/restore/` does.
 
+pub mod found;
 pub mod lost;
 pub mod order;
+pub mod proof;
 
 use crate::backup::Stanza;
 use crate::backup::repository::{BackupSet, StanzaContents};

@@ -172,6 +172,7 @@ pub fn mesh() -> StatusReport {
         findings,
         doing: vec!["make the slot for node-3".into()],
         founding: None,
+        proofs: None,
     }
 }
 
@@ -296,5 +297,6 @@ pub fn forming() -> StatusReport {
             since: Wall(NOW.0 - 300_000),
             promised_to: Some(node(2)),
         }),
+        proofs: None,
     }
 }

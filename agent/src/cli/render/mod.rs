@@ -8,6 +8,7 @@ pub mod lost;
 pub mod members;
 pub mod outcome;
 mod page;
+pub mod proof;
 pub mod status;
 mod table;
 pub mod topology;

@@ -23,6 +23,32 @@ pub enum RestoreCommand {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    /// Prove this node's backups: restore one, and compare every row with the live ones
+    Verify {
+        /// Has to be said: it copies a whole backup
+        #[arg(long, required = true)]
+        restore: bool,
+        /// Restore below this directory, and remove it again; the state directory when not given
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Bring the whole mesh back: this node founds a new one, with its rows as they were at some time
+    Found {
+        #[command(flatten)]
+        past: PastArgs,
+        /// Do it; without, only the steps are shown
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Leave the old mesh behind, and join the one that another node founds anew: empty, with all
+    /// that was here set aside
+    JoinAnew {
+        /// Do it; without, only the steps are shown
+        #[arg(long)]
+        yes: bool,
+    },
     /// Show which rows were lost or changed since some time, and write them back
     Diff(DiffArgs),
 }

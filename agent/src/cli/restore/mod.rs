@@ -1,7 +1,9 @@
 //! `backup restore`, `backup diff`, `backup discard`: the ways back, in this process and as the
 //! owner of PostgreSQL's files, so that they work when no agent runs.
 
+mod anew;
 mod args;
+mod prove;
 mod time;
 
 pub use args::RestoreCommand;
@@ -15,13 +17,14 @@ use crate::config::Settings;
 use crate::postgres::Postgres;
 use crate::postgres::owner::Owner;
 use crate::restore::diff::{Compared, Sides};
-use crate::restore::{Purpose, Scratch, Side, Wish, bring, discard_left};
+use crate::restore::{Purpose, Scratch, Side, Wish, bring, discard_left, scratch_root};
 use anyhow::{Context, anyhow};
 use args::{DiffArgs, PastArgs};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::unistd::geteuid;
 use pgaa_core::restore::Target;
+use pgaa_core::restore::found::Role;
 use pgaa_core::restore::lost::LostReport;
 use pgaa_core::restore::order::parents_first;
 use pgaa_core::status::SCHEMA_VERSION;
@@ -41,6 +44,22 @@ pub fn restore(global: &Global, command: RestoreCommand) -> Result<Exit, Failure
         RestoreCommand::Discard { directory } => {
             become_owner(&settings, None)?;
             discard(&settings, &directory)
+        }
+        RestoreCommand::Verify {
+            scratch, output, ..
+        } => {
+            become_owner(&settings, scratch.as_deref())?;
+            drive(prove::prove(&settings, scratch, output.output))
+        }
+        RestoreCommand::Found { past, yes } => {
+            become_owner(&settings, None)?;
+            let past = (target(&past)?, past.stanza);
+            drive(anew::anew(&settings, Role::Founder, past, yes))
+        }
+        RestoreCommand::JoinAnew { yes } => {
+            become_owner(&settings, None)?;
+            let past = (Target::Latest, None);
+            drive(anew::anew(&settings, Role::Joiner, past, yes))
         }
         RestoreCommand::Diff(arguments) => {
             become_owner(&settings, arguments.scratch.as_deref())?;
@@ -189,9 +208,9 @@ async fn diff(settings: &Settings, arguments: &DiffArgs) -> Result<Exit, Failure
     }
     let above = match &arguments.scratch {
         Some(directory) => directory.clone(),
-        None => settings.paths.state_dir.join("restore"),
+        None => scratch_root(settings),
     };
-    discard_left(settings, &above);
+    discard_left(settings, &above).await;
     let wish = Wish {
         directory: above.join(format!("diff-{}", std::process::id())),
         purpose: Purpose::Passing,
@@ -207,7 +226,7 @@ async fn diff(settings: &Settings, arguments: &DiffArgs) -> Result<Exit, Failure
         _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Degraded, "interrupted")),
     };
     // The work has let go of it.
-    discard_left(settings, &above);
+    discard_left(settings, &above).await;
     done
 }
 

@@ -145,6 +145,14 @@ pub(super) const KEYS: &[Key] = &[
         "When an incremental backup is due; \"off\" for never.",
     ),
     key(
+        "backup.prove",
+        Kind::Text,
+        Default::Text("0 4 * * 0"),
+        "\"0 4 * * 0\"",
+        "When the newest backup is restored on the node that owns it and compared with the live rows; \
+         \"off\" for never. It needs room for the database on the disk of the state directory.",
+    ),
+    key(
         "backup.keep_full",
         Kind::Integer { min: 1, max: 9_999 },
         Default::Integer(2),

@@ -138,6 +138,8 @@ pub struct Schedules {
     pub differential: Option<Cron>,
     /// `backup.incremental`
     pub incremental: Option<Cron>,
+    /// `backup.prove`: when the newest one is proven.
+    pub prove: Option<Cron>,
 }
 
 impl Schedules {
@@ -180,6 +182,7 @@ impl Default for BackupSettings {
                 full: None,
                 differential: None,
                 incremental: None,
+                prove: None,
             },
             keep: Keep {
                 full: 2,

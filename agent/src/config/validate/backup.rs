@@ -72,6 +72,7 @@ impl Check<'_> {
                 full: self.schedule("backup.full"),
                 differential: self.schedule("backup.differential"),
                 incremental: self.schedule("backup.incremental"),
+                prove: self.schedule("backup.prove"),
             },
             keep: Keep {
                 full: self.number("backup.keep_full"),

@@ -3,15 +3,15 @@
 //! They are taken by hand, at moments of the test's choosing: no node may own them.
 
 use crate::seconds;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::{as_server, run, server_directory};
 use pgaa_tests::node::{DATABASE, Node, SERVER_BIN};
 use std::path::Path;
 
-/// Configures one posix repository for all nodes; they must not run yet.
-pub fn repository_for(nodes: &[&Node]) -> Result<()> {
-    let first = nodes.first().context("no nodes")?;
+/// Configures one posix repository, in the first node's directory, for these nodes; they must not
+/// run yet.
+pub fn repository_for(first: &Node, nodes: &[&Node]) -> Result<()> {
     let repository = first.file("repository");
     server_directory(&repository, 0o700)?;
     for node in nodes {
