@@ -113,14 +113,21 @@ impl Node {
 
     /// Has the agent stand still when it reaches a point of the protocol.
     pub fn hold(&self, point: &str) -> Result<()> {
+        // That it stood still there before says nothing of this time.
+        if self.is_held(point) {
+            fs::remove_file(self.reached(point))?;
+        }
         server_file(&self.file("failpoints").join(point), "", 0o644)
+    }
+
+    fn reached(&self, point: &str) -> PathBuf {
+        self.file("failpoints").join(format!("{point}.reached"))
     }
 
     /// Does it stand still there?
     #[must_use]
     pub fn is_held(&self, point: &str) -> bool {
-        let reached = format!("{point}.reached");
-        self.file("failpoints").join(reached).exists()
+        self.reached(point).exists()
     }
 
     /// Lets it go on.

@@ -4,6 +4,7 @@
 
 mod absence;
 mod address;
+mod anew;
 mod assembly;
 mod clocks;
 mod crashes;

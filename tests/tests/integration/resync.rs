@@ -20,7 +20,7 @@ use std::time::Duration;
 const ANEW_MAX: Duration = Duration::from_secs(120);
 
 /// The name of the slot by which `subscriber` reads `provider`.
-fn slot(provider: &Node, subscriber: &Node) -> Result<String> {
+pub(crate) fn slot(provider: &Node, subscriber: &Node) -> Result<String> {
     let name = provider
         .sql("select node_name from pglogical.local_node join pglogical.node using (node_id)")?;
     subscriber.sql(&format!(
@@ -30,7 +30,7 @@ fn slot(provider: &Node, subscriber: &Node) -> Result<String> {
 }
 
 /// Drops a slot as somebody would by hand, however often its reader connects again.
-fn drop_slot(provider: &Node, slot: &str) -> Result<()> {
+pub(crate) fn drop_slot(provider: &Node, slot: &str) -> Result<()> {
     provider
         .sql(&format!(
             "do $$ begin loop
@@ -48,7 +48,7 @@ fn drop_slot(provider: &Node, slot: &str) -> Result<()> {
 
 /// An application that writes on a node whenever it gets in, until it is told to stop. Returns
 /// what it was told is stored.
-fn write_notes(node: &Node, over: &AtomicBool) -> BTreeSet<String> {
+pub(crate) fn write_notes(node: &Node, over: &AtomicBool) -> BTreeSet<String> {
     let mut stored = BTreeSet::new();
     while !over.load(Ordering::Relaxed) {
         let insert = "insert into public.notes values (gen_random_uuid()) returning id";
@@ -60,7 +60,7 @@ fn write_notes(node: &Node, over: &AtomicBool) -> BTreeSet<String> {
     stored
 }
 
-fn event(node: &Node, what: &str) -> Result<bool> {
+pub(crate) fn event(node: &Node, what: &str) -> Result<bool> {
     Ok(node.order(&["events", "-o", "json"])?.contains(what))
 }
 

@@ -193,6 +193,9 @@ pub const POINTS: [&str; 12] = [
     "committed",
 ];
 
+/// The points at which tests interrupt a member that is synchronised anew, before it is a joiner.
+pub const POINTS_ANEW: [&str; 3] = ["resyncing", "drained", "exported"];
+
 /// The world of one joiner: its own server, the clock, and the other members' agents.
 pub trait Host: Sync {
     /// This node.

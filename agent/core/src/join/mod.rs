@@ -15,7 +15,7 @@ mod resync;
 
 pub use host::{
     CallError, Done, Forward, Host, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, Member, POINTS,
-    Step, StepAnswer, StepAsk,
+    POINTS_ANEW, Step, StepAnswer, StepAsk,
 };
 pub use lease::{Fenced, Lease};
 pub use preflight::{Problem, ServerFacts, judge};

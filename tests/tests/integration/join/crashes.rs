@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// How long the victim stays dead.
-const DEAD_FOR: Duration = Duration::from_millis(700);
+pub(crate) const DEAD_FOR: Duration = Duration::from_millis(700);
 
 /// How hard the members are written to meanwhile.
 const RATE: Rate = Rate::PerSecond(30);
@@ -29,7 +29,7 @@ enum Role {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
+pub(crate) enum Victim {
     Agent,
     Postmaster,
     Both,
@@ -38,28 +38,67 @@ enum Victim {
 type Crash = (&'static str, Role, Victim);
 
 const ROLES: [Role; 3] = [Role::Joiner, Role::Source, Role::Bystander];
-const VICTIMS: [Victim; 3] = [Victim::Agent, Victim::Postmaster, Victim::Both];
+pub(crate) const VICTIMS: [Victim; 3] = [Victim::Agent, Victim::Postmaster, Victim::Both];
 
-/// Each point with one role and one victim, so that each pair of those comes up; or, with
-/// `JOIN_CRASHES=all`, everything at every point.
-fn crashes() -> Vec<Crash> {
-    let all = std::env::var("JOIN_CRASHES").is_ok_and(|value| value == "all");
+/// Which part of everything, of how many, `JOIN_CRASHES` asks for: "all", or "2/9"; nothing where
+/// it is not set.
+pub(crate) fn part(variable: Option<&str>) -> Result<Option<(usize, usize)>> {
+    let Some(text) = variable else {
+        return Ok(None);
+    };
+    if text == "all" {
+        return Ok(Some((1, 1)));
+    }
+    let bad = || format!("{text:?} is neither \"all\" nor a part like \"2/9\"");
+    let (part, of) = text.split_once('/').with_context(bad)?;
+    let (part, of) = (
+        part.parse().with_context(bad)?,
+        of.parse().with_context(bad)?,
+    );
+    ensure!((1..=of).contains(&part), bad());
+    Ok(Some((part, of)))
+}
+
+/// Each point with one role and one victim, so that each pair of those comes up; or everything at
+/// every point, or a part of that.
+fn crashes(asked: Option<(usize, usize)>) -> Vec<Crash> {
     let mut chosen = Vec::new();
     for (place, point) in POINTS.iter().enumerate() {
         for (r, role) in ROLES.iter().enumerate() {
             for (v, victim) in VICTIMS.iter().enumerate() {
-                if all || (place + r) % 3 == 0 && (place / 3 + v + r) % 3 == 0 {
+                let usual = (place + r) % 3 == 0 && (place / 3 + v + r) % 3 == 0;
+                if asked.is_some() || usual {
                     chosen.push((*point, *role, *victim));
                 }
             }
         }
     }
+    let Some((part, of)) = asked else {
+        return chosen;
+    };
+    let count = chosen.len();
     chosen
+        .drain(count * (part - 1) / of..count * part / of)
+        .collect()
+}
+
+#[test]
+fn parts_make_the_whole() -> Result<()> {
+    let parts = (1..=5).flat_map(|part| crashes(Some((part, 5))));
+    assert_eq!(parts.collect::<Vec<_>>(), crashes(Some((1, 1))));
+    assert_eq!(crashes(Some((1, 1))).len(), POINTS.len() * 9);
+    assert_eq!(part(None)?, None);
+    assert_eq!(part(Some("all"))?, Some((1, 1)));
+    assert_eq!(part(Some("2/9"))?, Some((2, 9)));
+    for bad in ["", "0/3", "4/3", "1/0", "some"] {
+        assert!(part(Some(bad)).is_err(), "{bad:?} was taken");
+    }
+    Ok(())
 }
 
 #[test]
 fn the_choice_has_every_point_and_every_pair() {
-    let chosen = crashes();
+    let chosen = crashes(None);
     for point in POINTS {
         assert!(chosen.iter().any(|crash| crash.0 == point), "{point}");
     }
@@ -75,7 +114,8 @@ fn the_choice_has_every_point_and_every_pair() {
 
 #[test]
 fn a_join_survives_every_crash() -> Result<()> {
-    let chosen = crashes();
+    let asked = std::env::var("JOIN_CRASHES").ok();
+    let chosen = crashes(part(asked.as_deref())?);
     for some in chosen.chunks(JOINERS) {
         play_unstarted(2 + some.len(), |cluster| {
             let founders = mesh(cluster, 2)?;
@@ -142,7 +182,7 @@ fn source_first<'a>(founders: &[&'a Node]) -> Result<(&'a Node, &'a Node)> {
     Ok(if lower { (one, two) } else { (two, one) })
 }
 
-fn kill(node: &Node, victim: Victim) -> Result<()> {
+pub(crate) fn kill(node: &Node, victim: Victim) -> Result<()> {
     if victim != Victim::Postmaster {
         node.kill9_agent()?;
     }
@@ -152,7 +192,7 @@ fn kill(node: &Node, victim: Victim) -> Result<()> {
     Ok(())
 }
 
-fn start(node: &Node, victim: Victim) -> Result<()> {
+pub(crate) fn start(node: &Node, victim: Victim) -> Result<()> {
     if victim != Victim::Agent {
         node.start_postgres()?;
     }

@@ -1,7 +1,7 @@
 //! A node joins a mesh that takes writes: nothing is lost, nothing is there twice, nothing is
 //! stale.
 
-mod crashes;
+pub(crate) mod crashes;
 mod refusals;
 
 use crate::{ASSEMBLY_MAX, seconds};
