@@ -94,6 +94,7 @@ impl Postgres {
             blockers: list(9)?,
             prepared: list(10)?,
             extensions: list(11)?.into_iter().collect(),
+            collation_recorded: column(sql.name, &row, 12)?,
         };
         self.give_back(session);
         Ok(facts)

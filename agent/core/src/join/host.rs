@@ -220,6 +220,8 @@ pub trait Host: Sync {
     fn replaces(&self) -> Option<String>;
     /// What is in the way of the join, all of it, for `status`; empty when nothing is.
     fn show(&self, problems: Vec<Problem>);
+    /// Something to be known that is in nobody's way.
+    fn remark(&self, remark: Problem);
 
     /// The time.
     fn now(&self) -> Mono;

@@ -18,7 +18,7 @@ pub use host::{
     POINTS_ANEW, Step, StepAnswer, StepAsk,
 };
 pub use lease::{Fenced, Lease};
-pub use preflight::{Problem, ServerFacts, judge};
+pub use preflight::{Problem, ServerFacts, judge, remarks};
 
 use crate::ids::{NodeId, subscription_name};
 use crate::life::Stage;

@@ -15,6 +15,9 @@ pub struct ServerFacts {
     pub locale: String,
     /// The version of the collation that the operating system gives; empty where it has none.
     pub collation_version: String,
+    /// The version by which the database's indexes on text were built, where it keeps one; of
+    /// another member empty when its agent doesn't tell.
+    pub collation_recorded: String,
     /// Bytes of the database.
     pub database_bytes: u64,
     /// Bytes free where the data directory is, if that could be seen.
@@ -60,7 +63,11 @@ pub(super) async fn pass<H: Host>(
 ) -> Result<(), Failure> {
     let own = host.facts().await?;
     let theirs = try_join_all(members.iter().map(|m| facts_of(host, held, m))).await?;
-    told(host, judge(&own, source, &theirs))
+    told(host, judge(&own, source, &theirs))?;
+    for remark in remarks(&own, source, &theirs) {
+        host.remark(remark);
+    }
+    Ok(())
 }
 
 /// The same for a member that is synchronised anew: its edges, which are still there, go before
@@ -151,6 +158,32 @@ pub fn judge(
     problems
 }
 
+/// What is in nobody's way, and should be known.
+#[must_use]
+pub fn remarks(
+    own: &ServerFacts,
+    source: &Member,
+    members: &[(&Member, ServerFacts)],
+) -> Vec<Problem> {
+    let of_source = members
+        .iter()
+        .filter(|(member, _)| member.node == source.node);
+    let differs = of_source.filter(|(_, theirs)| {
+        own.locale == theirs.locale && own.collation_version != theirs.collation_version
+    });
+    let remark = |(member, theirs): &(&Member, ServerFacts)| Problem {
+        text: format!(
+            "text sorts by collation version {:?} on this node, and by {:?} on {}: the same query \
+             may give its rows in another order",
+            own.collation_version, theirs.collation_version, member.name
+        ),
+        command: "run the same release of the operating system on all nodes, or a database with \
+                  the locale C.UTF-8"
+            .to_owned(),
+    };
+    differs.map(remark).collect()
+}
+
 fn headroom(name: &str, facts: &ServerFacts, problems: &mut Vec<Problem>) {
     for (setting, free) in [
         ("max_replication_slots", facts.slots_free),
@@ -207,6 +240,21 @@ fn copied_from(own: &ServerFacts, name: &str, theirs: &ServerFacts, problems: &m
                 own.locale, theirs.locale
             ),
             "make the database with the same encoding and locale",
+        );
+    }
+    let recorded = &theirs.collation_recorded;
+    if !recorded.is_empty() && *recorded != theirs.collation_version {
+        problem(
+            format!(
+                "the indexes on text of {name} were built by collation version {recorded:?}, and \
+                 its operating system sorts by {:?}: they may lead to wrong rows, and hold \
+                 duplicates that no copy can",
+                theirs.collation_version
+            ),
+            &format!(
+                "REINDEX DATABASE <database>, then ALTER DATABASE <database> REFRESH COLLATION \
+                 VERSION, on {name}"
+            ),
         );
     }
     if !theirs.wal_can_be_read {
@@ -303,6 +351,37 @@ mod tests {
     fn nothing_is_in_the_way_of_like_servers() {
         let (a, b) = (member(1), member(2));
         assert!(judge(&sound(), &a, &[(&a, sound()), (&b, sound())]).is_empty());
+    }
+
+    #[test]
+    fn indexes_of_another_collation_are_refused_and_another_order_is_remarked() {
+        let a = member(1);
+        let sorted_by = |recorded: &str, now: &str| ServerFacts {
+            collation_recorded: recorded.to_owned(),
+            collation_version: now.to_owned(),
+            ..sound()
+        };
+        let told = |own: ServerFacts, source: ServerFacts| {
+            let theirs = [(&a, source)];
+            (judge(&own, &a, &theirs), remarks(&own, &a, &theirs))
+        };
+        let (problems, remarked) = told(sorted_by("2.36", "2.36"), sorted_by("2.31", "2.36"));
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].text.contains("db1") && problems[0].text.contains("2.31"));
+        assert!(
+            problems[0]
+                .command
+                .contains("REFRESH COLLATION VERSION, on db1")
+        );
+        assert!(remarked.is_empty());
+        let (problems, remarked) = told(sorted_by("2.36", "2.36"), sorted_by("2.41", "2.41"));
+        assert!(problems.is_empty());
+        assert_eq!(remarked.len(), 1);
+        // Text that sorts by its bytes has no version. An older agent tells of one alone.
+        for (own, source) in [(("", ""), ("", "")), (("2.36", "2.36"), ("", "2.36"))] {
+            let (problems, remarked) = told(sorted_by(own.0, own.1), sorted_by(source.0, source.1));
+            assert!(problems.is_empty() && remarked.is_empty());
+        }
     }
 
     #[test]

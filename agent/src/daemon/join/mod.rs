@@ -199,6 +199,11 @@ impl Host for Joiner<'_> {
         self.0.join_problems.send_replace(problems);
     }
 
+    fn remark(&self, remark: Problem) {
+        let text = format!("{}; {}", remark.text, remark.command);
+        self.0.event(Severity::Warning, "join_remark", text);
+    }
+
     fn now(&self) -> Mono {
         self.0.clocks.mono()
     }

@@ -215,6 +215,11 @@ fn facts(told: wire::ServerFacts) -> Taken<ServerFacts> {
         blockers: words("facts.blockers", told.blockers)?,
         prepared: words("facts.prepared", told.prepared)?,
         extensions: words("facts.extensions", told.extensions)?,
+        collation_recorded: text(
+            "facts.collation_recorded",
+            told.collation_recorded,
+            TEXT_BYTES_MAX,
+        )?,
     })
 }
 
@@ -234,5 +239,6 @@ fn facts_out(facts: &ServerFacts) -> wire::ServerFacts {
         blockers: facts.blockers.iter().map(said).collect(),
         prepared: facts.prepared.iter().map(said).collect(),
         extensions: facts.extensions.iter().map(said).collect(),
+        collation_recorded: said(&facts.collation_recorded),
     }
 }

@@ -327,6 +327,7 @@ fn facts() -> ServerFacts {
         version_num: 150_020,
         locale: "UTF8, C.UTF-8, C.UTF-8".to_owned(),
         collation_version: "2.36".to_owned(),
+        collation_recorded: "2.31".to_owned(),
         database_bytes: 1,
         free_bytes: Some(2),
         slots_free: 3,

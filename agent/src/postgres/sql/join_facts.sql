@@ -3,7 +3,7 @@
 -- Extensions: on a joiner those that can be created, on a member those in use. Reads only.
 SELECT pg_catalog.current_setting('server_version_num')::int4,
        pg_catalog.concat_ws(', ', pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype),
-       coalesce(d.datcollversion, ''),
+       coalesce(pg_catalog.pg_database_collation_actual_version(d.oid), ''),
        pg_catalog.pg_database_size(d.oid),
        pg_catalog.current_setting('max_replication_slots')::int4
            - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots)::int4,
@@ -29,6 +29,7 @@ SELECT pg_catalog.current_setting('server_version_num')::int4,
        ARRAY(SELECT pg_catalog.format('%s, of %s', p.gid, p.owner)
                FROM pg_catalog.pg_prepared_xacts AS p),
        CASE WHEN $1 THEN ARRAY(SELECT a.name::text FROM pg_catalog.pg_available_extensions AS a)
-            ELSE ARRAY(SELECT e.extname::text FROM pg_catalog.pg_extension AS e) END
+            ELSE ARRAY(SELECT e.extname::text FROM pg_catalog.pg_extension AS e) END,
+       coalesce(d.datcollversion, '')
   FROM pg_catalog.pg_database AS d
  WHERE d.datname = pg_catalog.current_database()

@@ -143,10 +143,25 @@ fn everything_in_the_way_of_a_join_is_named() -> Result<()> {
                 node.name()
             ))?;
         }
+        // As after another release of the operating system was installed below the database.
+        let collation = |version: &str| {
+            let update = format!(
+                "update pg_database set datcollversion = {version} where datname = current_database()"
+            );
+            founders
+                .iter()
+                .try_for_each(|node| node.sql(&update).map(drop))
+        };
+        collation("'0.9'")?;
         let [_, _, c] = cluster.each()?;
         cluster.boot(&[c])?;
-        cluster.eventually(seconds(40), "c names both prepared transactions", |_| {
+        cluster.eventually(seconds(40), "c names all that is in its way", |_| {
             let findings = c.status()?.findings;
+            let sorted = findings.iter().any(|finding| {
+                finding.text.contains("collation version \"0.9\"")
+                    && finding.command.contains("REFRESH COLLATION VERSION")
+            });
+            ensure!(sorted, "the collation is not named: {findings:?}");
             for node in &founders {
                 let name = format!("of_{}", node.name());
                 let told = findings.iter().any(|finding| {
@@ -159,6 +174,7 @@ fn everything_in_the_way_of_a_join_is_named() -> Result<()> {
         for node in &founders {
             node.sql(&format!("rollback prepared 'of_{}'", node.name()))?;
         }
+        collation("pg_database_collation_actual_version(oid)")?;
         ready(cluster, c)?;
         Ok(())
     })

@@ -182,6 +182,10 @@ impl Host for Joiner {
         });
     }
 
+    fn remark(&self, remark: Problem) {
+        self.with(|world| world.accuse(format!("all servers are alike, and yet: {}", remark.text)));
+    }
+
     fn now(&self) -> Mono {
         Mono(self.with(|world| world.now))
     }
