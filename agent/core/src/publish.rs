@@ -1,6 +1,7 @@
 //! This node's own record: made from what was just seen, and given a new version when it says
 //! something new.
 
+use crate::backup::claim::BackupWord;
 use crate::ids::{Lsn, Name, NodeId};
 use crate::observed::PostgresFacts;
 use crate::plan::{Inputs, edge_reports, slots_for, state_of};
@@ -63,12 +64,14 @@ pub fn publish(
 }
 
 /// What the shell has seen that isn't part of the plan's inputs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     /// The time.
     pub now: Now,
     /// Where this node is reached; `None` while its own address isn't known.
     pub endpoints: Option<Endpoints>,
+    /// What this node says of the backups.
+    pub backup: BackupWord,
 }
 
 fn make(
@@ -123,6 +126,7 @@ fn make(
         wal: Lsn(facts(&|p| p.wal.0, |_| 0)),
         clock: inputs.observed.clock.local,
         clock_pairs: inputs.observed.clock.pairs.clone(),
+        backup: seen.backup.clone(),
         written_at: seen.now.wall,
     })
 }
@@ -149,6 +153,7 @@ fn settled(record: &NodeRecord) -> NodeRecord {
     settled.clock.offset_us = 0;
     settled.clock.error_us = None;
     settled.clock_pairs.clear();
+    settled.backup.archived_until = settled.backup.archived_until.map(|_| crate::time::Wall(0));
     for edge in settled.edges.values_mut() {
         edge.lag_ms = None;
         edge.heartbeat = 0;

@@ -3,6 +3,7 @@
 //! A record is written by its owner alone and versioned by a counter the owner persists; a reader
 //! keeps the highest version it has seen, so the order of arrival does not matter.
 
+use crate::backup::claim::BackupWord;
 use crate::clock::{ClockReading, PairReading};
 use crate::ids::{DataEpoch, Lsn, Name, NodeId, Ordinal};
 use crate::state::NodeState;
@@ -165,6 +166,9 @@ pub struct NodeRecord {
     /// How far the clocks of others are ahead of it, as it has measured.
     #[serde(default)]
     pub clock_pairs: BTreeMap<NodeId, PairReading>,
+    /// What it says of the backups.
+    #[serde(default)]
+    pub backup: BackupWord,
     /// When it wrote this, by its own clock.
     pub written_at: Wall,
 }

@@ -10,8 +10,9 @@ use crate::roster::Roster;
 use crate::rows::RowsView;
 use crate::state::NodeState;
 use crate::status::{
-    AnsweredBy, ClockRow, ClocksReport, ClusterReport, EdgeRow, Finding, FoundingReport, Health,
-    LocalReport, MemberReport, Progress, SCHEMA_VERSION, StatusReport, WaitingOn, health_of,
+    AnsweredBy, BackupReport, ClockRow, ClocksReport, ClusterReport, EdgeRow, Finding,
+    FoundingReport, Health, LocalReport, MemberReport, Progress, SCHEMA_VERSION, StatusReport,
+    WaitingOn, health_of,
 };
 use crate::time::Wall;
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct Surroundings {
     pub progress: Option<Progress>,
     /// What is remembered of proofs of the backups, if any was tried.
     pub proofs: Option<Proofs>,
+    /// The backups, where there is a repository.
+    pub backup: Option<BackupReport>,
 }
 
 /// Makes the report.
@@ -75,6 +78,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
         doing: plan.actions.iter().map(ToString::to_string).collect(),
         founding: around.founding.map(|(founding, _, _)| founding),
         proofs: around.proofs,
+        backup: around.backup,
         answered_by: around.answered_by,
     }
 }

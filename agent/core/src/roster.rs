@@ -327,6 +327,7 @@ mod tests {
             wal: Lsn(0),
             clock: ClockReading::default(),
             clock_pairs: BTreeMap::new(),
+            backup: Default::default(),
             written_at: Wall(0),
         }
     }

@@ -4,6 +4,10 @@
 //! [`SCHEMA_VERSION`]. Times are Unix milliseconds by the answering node's clock, ages are
 //! milliseconds.
 
+mod backup;
+
+pub use backup::{BackupOwner, BackupReport, LastBackup, RunningBackup};
+
 use crate::clock::ClockReading;
 use crate::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use crate::observed::{Reach, SettingDrift};
@@ -66,6 +70,9 @@ pub struct StatusReport {
     /// What is remembered of proofs of the backups that this node has made, if it has tried.
     #[serde(default)]
     pub proofs: Option<Proofs>,
+    /// The backups, where there is a repository.
+    #[serde(default)]
+    pub backup: Option<BackupReport>,
 }
 
 /// Who answers, and when.

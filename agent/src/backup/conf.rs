@@ -13,6 +13,9 @@ use zeroize::Zeroizing;
 /// A secret is a line; whatever is longer is another file.
 const SECRET_BYTES_MAX: usize = 16_384;
 
+/// Whether small files are put together in the repository.
+const BUNDLE: &str = "repo1-bundle";
+
 /// The configuration file can't be written.
 #[derive(Debug, Error)]
 pub enum ConfError {
@@ -112,6 +115,11 @@ fn render(
     lines.add("log-level-console", "off");
     lines.add("log-level-stderr", "warn");
     lines.add("log-timestamp", "n");
+    // A thousand small files cost a thousand round trips, or syncs: small ones are put together.
+    let own_choice = backup.options.iter().any(|(name, _)| name == BUNDLE);
+    if !own_choice {
+        lines.add(BUNDLE, "y");
+    }
     for (name, value) in &backup.options {
         lines.add(name, value);
     }
@@ -317,7 +325,7 @@ mod tests {
         let settings = settings(&format!(
             "repository = \"s3\"\nbucket = \"b\"\nendpoint = \"s3.test\"\nport = 9000\nkey_id = \"id\"\n\
              uri_style = \"path\"\nkey_file = {key:?}\ncipher_file = {cipher:?}\nkeep_days = 14\n\
-             ca_file = \"/ca\"\noptions = [\"repo1-bundle=y\"]\n"
+             ca_file = \"/ca\"\noptions = [\"repo1-s3-kms-key-id=k\"]\n"
         ));
         let state = dir.path().join("state/backup");
         let conf = state.join("pgbackrest.conf");
@@ -332,7 +340,7 @@ mod tests {
              repo1-storage-ca-file=/ca\nrepo1-storage-port=9000\nrepo1-cipher-type=aes-256-cbc\n\
              repo1-cipher-pass=pass phrase\nrepo1-retention-full-type=time\nrepo1-retention-full=14\n\
              compress-type=zst\nprocess-max=1\nlock-path={}/lock\nlog-level-file=off\n\
-             log-level-console=off\nlog-level-stderr=warn\nlog-timestamp=n\nrepo1-bundle=y\n\
+             log-level-console=off\nlog-level-stderr=warn\nlog-timestamp=n\nrepo1-bundle=y\nrepo1-s3-kms-key-id=k\n\
              \n[{}]\npg1-path=/data\npg1-port=5433\npg1-socket-path=/var/run/postgresql\n\
              pg1-user=postgres\n",
             state.display(),

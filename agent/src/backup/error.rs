@@ -75,6 +75,8 @@ pub enum Cause {
     Busy,
     /// The repository can't be reached.
     Unreachable,
+    /// Its certificate isn't one that we trust.
+    Certificate,
     /// It refuses us.
     Denied,
     /// It takes nothing: full, read-only, or not ours to write to.
@@ -100,6 +102,9 @@ impl Cause {
     #[must_use]
     pub fn of(code: i32, text: &str) -> Cause {
         let says = |word: &str| text.contains(word);
+        if says("certificate") {
+            return Cause::Certificate;
+        }
         if says("[28] No space left") || says("[30] Read-only") || says("[122] Disk quota") {
             return Cause::Unwritable;
         }
@@ -141,6 +146,10 @@ impl Cause {
             Cause::Unreachable => {
                 "see that the repository answers (backup.endpoint, backup.port, backup.ca_file); it is \
                  tried again by itself"
+            }
+            Cause::Certificate => {
+                "see that backup.ca_file is who has signed it, and that backup.endpoint is one of its DNS \
+                 names (pgBackRest knows no addresses there)"
             }
             Cause::Denied => {
                 "see that backup.key_id and backup.key_file are right, and that postgres may write to \
@@ -192,6 +201,11 @@ mod tests {
                 39,
                 "HTTP request failed with 403 (Forbidden)",
                 Cause::Denied,
+            ),
+            (
+                95,
+                "CryptoError: unable to verify certificate presented by 'x'",
+                Cause::Certificate,
             ),
             (103, "unable to find a valid repository", Cause::Missing),
             (50, "unable to acquire lock on file", Cause::Busy),

@@ -2,7 +2,7 @@
 //!
 //! Fields that are missing, or of another type than documented, are an error and never a guess.
 
-use super::error::BackupError;
+use super::error::{BackupError, Cause};
 use pgaa_core::backup::repository::{BackupSet, StanzaContents};
 use pgaa_core::backup::{BackupKind, Stanza};
 use pgaa_core::ids::Lsn;
@@ -23,8 +23,24 @@ struct WireStanza {
     archive: Vec<WireArchive>,
     #[serde(default)]
     backup: Vec<WireBackup>,
+    #[serde(default)]
+    repo: Vec<WireRepo>,
     status: WireStatus,
 }
+
+#[derive(Deserialize)]
+struct WireRepo {
+    status: WireTold,
+}
+
+#[derive(Deserialize)]
+struct WireTold {
+    code: u32,
+    message: String,
+}
+
+/// The status of a repository that could not be read. `info` itself then ends as if all were well.
+const UNREAD: u32 = 99;
 
 #[derive(Deserialize)]
 struct WireArchive {
@@ -104,6 +120,26 @@ fn seconds(seconds: i64) -> Wall {
 /// Reads the answer of `info`. Stanzas that aren't ours are left out.
 pub fn read(text: &str) -> Result<Vec<StanzaContents>, BackupError> {
     let stanzas: Vec<WireStanza> = serde_json::from_str(text).map_err(|e| nonsense(&e))?;
+    let mut repositories = stanzas.iter().flat_map(|stanza| &stanza.repo);
+    if let Some(unread) = repositories.find(|repo| repo.status.code == UNREAD) {
+        let text = &unread.status.message;
+        let words = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with("HINT:"));
+        let text: String = words
+            .collect::<Vec<_>>()
+            .join(" ")
+            .chars()
+            .take(600)
+            .collect();
+        return Err(BackupError::Refused {
+            command: "info".to_owned(),
+            code: i32::try_from(UNREAD).unwrap_or_default(),
+            cause: Cause::of(0, &text),
+            text,
+        });
+    }
     let ours = stanzas
         .into_iter()
         .filter_map(|stanza| Some((Stanza::read(&stanza.name)?, stanza)));
@@ -223,6 +259,15 @@ mod tests {
             assert!(read(&whole.replace(from, to)).is_err(), "{to} was taken");
         }
         assert_eq!(read("[]").unwrap(), []);
+    }
+
+    #[test]
+    fn a_repository_that_can_not_be_read_is_not_an_empty_one() {
+        // What 2.45 printed, ending with 0.
+        let printed = r#"[{"archive":[],"backup":[],"cipher":"none","db":[],"name":"[invalid]","repo":[{"cipher":"none","key":1,"status":{"code":99,"message":"[CryptoError] unable to verify certificate presented by 'x:9443': [18] self-signed certificate\n            HINT: is or was the repo encrypted?"}}],"status":{"code":99,"lock":{"backup":{"held":false}},"message":"other"}}]"#;
+        let error = read(printed).unwrap_err();
+        assert_eq!(error.cause(), Some(Cause::Certificate));
+        assert!(!error.to_string().contains("HINT"), "{error}");
     }
 
     #[test]

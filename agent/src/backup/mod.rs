@@ -15,6 +15,7 @@ pub use run::Priority;
 pub use version::{Unfit, Version};
 
 use crate::config::Settings;
+use log::debug;
 use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::backup::{BackupKind, Stanza};
 use pgaa_core::time::Wall;
@@ -98,7 +99,14 @@ impl PgBackRest {
     pub async fn contents(&self) -> Result<Vec<StanzaContents>, BackupError> {
         let mut all = self.info(None).await?;
         for contents in &mut all {
-            contents.archived_at = self.archived_at(contents).await?;
+            // Without it a window ends with its last backup: less is promised than there is.
+            contents.archived_at = match self.archived_at(contents).await {
+                Ok(at) => at,
+                Err(error) => {
+                    debug!("how far {} goes is not known: {error}", contents.stanza);
+                    None
+                }
+            };
         }
         Ok(all)
     }

@@ -17,7 +17,7 @@ pub async fn act(global: &Global, act: Act, output: Output) -> Result<Exit, Fail
     tell(&outcome, output)
 }
 
-fn tell(outcome: &ActOutcome, output: Output) -> Result<Exit, Failure> {
+pub(super) fn tell(outcome: &ActOutcome, output: Output) -> Result<Exit, Failure> {
     if output == Output::Json && !outcome.json.is_null() {
         print(&format!("{}\n", outcome.json))?;
     } else if outcome.done {

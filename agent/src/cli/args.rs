@@ -119,7 +119,7 @@ pub enum Command {
         #[command(flatten)]
         output: OutputArg,
     },
-    /// Look into the past of the database, and bring back what was lost
+    /// Show the backups, look into the past of the database, bring back what was lost
     #[command(subcommand)]
     Backup(BackupCommand),
     /// Check and show the configuration
@@ -206,9 +206,46 @@ pub enum Goal {
 /// `backup`
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
+    /// Those that are kept.
+    #[command(flatten)]
+    Keep(KeepCommand),
     /// The ways back.
     #[command(flatten)]
     Restore(RestoreCommand),
+}
+
+/// `backup`, of those that are kept.
+#[derive(Debug, Subcommand)]
+pub enum KeepCommand {
+    /// Show which node owns the backups, or have another own them
+    Owner {
+        /// Its name or UUID. It takes a full backup at once
+        #[arg(long, value_name = "NODE")]
+        move_to: Option<String>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// List what the repository holds, of all nodes, and what can be restored
+    List(OutputArg),
+    /// Show how it goes: owner, running backup, last and next one, WAL that waits
+    Status(OutputArg),
+    /// Take a backup now; on the node that owns the backups
+    Run {
+        /// Which kind
+        #[arg(value_enum, default_value_t = BackupKindArg::Full)]
+        kind: BackupKindArg,
+    },
+}
+
+/// The kinds of backups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackupKindArg {
+    /// On nothing
+    Full,
+    /// On the last full one
+    Differential,
+    /// On the last one, whichever that is
+    Incremental,
 }
 
 /// `config`

@@ -4,6 +4,7 @@
 
 mod acting;
 mod args;
+mod backup;
 mod cloud_init;
 mod exit;
 mod local;
@@ -115,6 +116,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             log_to_stderr(g)?;
             restore::restore(g, command)
         }
+        Command::Backup(BackupCommand::Keep(command)) => drive(backup::backup(g, command)),
         Command::Config(command) => local::config(g, command),
         Command::Token(command) => drive(acting::token(g, command)),
         Command::Sequences(command) => drive(acting::sequences(g, command)),

@@ -12,6 +12,7 @@ pub use listener::SocketError;
 pub use server::serve;
 
 use crate::events::Events;
+use pgaa_core::backup::BackupKind;
 use pgaa_core::ids::{BadId, NodeId};
 use pgaa_core::status::StatusReport;
 use pgaa_core::verify::{News, Wish};
@@ -89,6 +90,18 @@ pub enum Act {
         /// The candidate.
         candidate: NodeId,
     },
+    /// Tell who owns the backups, or have another node own them.
+    BackupOwner {
+        /// Its name or UUID.
+        move_to: Option<String>,
+    },
+    /// List what the repository of the backups holds.
+    BackupList,
+    /// Take a backup now.
+    BackupRun {
+        /// Which kind.
+        kind: BackupKind,
+    },
 }
 
 /// How an act went.
@@ -155,6 +168,13 @@ impl From<Act> for wire::ActRequest {
             Act::PromiseRelease { candidate } => Wire::PromiseRelease(wire::PromiseRelease {
                 candidate: candidate.to_string(),
             }),
+            Act::BackupOwner { move_to } => Wire::BackupOwner(wire::BackupOwnerAct {
+                move_to: move_to.unwrap_or_default(),
+            }),
+            Act::BackupList => Wire::BackupList(wire::BackupListAct {}),
+            Act::BackupRun { kind } => Wire::BackupRun(wire::BackupRunAct {
+                kind: kind.word().to_owned(),
+            }),
         };
         wire::ActRequest { act: Some(act) }
     }
@@ -190,6 +210,19 @@ fn read_act(request: wire::ActRequest) -> Result<Option<Act>, BadId> {
         Wire::PromiseRelease(wire::PromiseRelease { candidate }) => Act::PromiseRelease {
             candidate: candidate.parse()?,
         },
+        Wire::BackupOwner(wire::BackupOwnerAct { move_to }) => Act::BackupOwner {
+            move_to: Some(move_to).filter(|name| !name.is_empty()),
+        },
+        Wire::BackupList(_) => Act::BackupList,
+        Wire::BackupRun(wire::BackupRunAct { kind }) => {
+            let known = BackupKind::ALL
+                .into_iter()
+                .find(|known| known.word() == kind);
+            let Some(kind) = known else {
+                return Ok(None);
+            };
+            Act::BackupRun { kind }
+        }
     }))
 }
 

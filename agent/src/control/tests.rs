@@ -135,6 +135,14 @@ async fn every_act_arrives_as_it_was_sent() {
         },
         Act::PromiseShow,
         Act::PromiseRelease { candidate: node },
+        Act::BackupOwner { move_to: None },
+        Act::BackupOwner {
+            move_to: Some("b".to_owned()),
+        },
+        Act::BackupList,
+        Act::BackupRun {
+            kind: pgaa_core::backup::BackupKind::Differential,
+        },
     ];
     for act in &acts {
         let outcome = client.act(act.clone()).await.unwrap();

@@ -290,7 +290,7 @@ fn quarantine(node: &Node, because: &str) -> anyhow::Result<()> {
 }
 
 /// Writes our file anew, and has it read: what only a restart changes waits for one.
-async fn write_settings(node: &Arc<Node>) -> anyhow::Result<()> {
+pub(super) async fn write_settings(node: &Arc<Node>) -> anyhow::Result<()> {
     let settings = node.settings.clone();
     let written = tokio::task::spawn_blocking(move || postgres::write_conf(&settings));
     let (needed, _) = written

@@ -55,8 +55,11 @@ fn speaks(act: &Act) -> bool {
         | Act::Leave { .. }
         | Act::Forget { .. }
         | Act::FoundOnlyMe { .. }
-        | Act::PromiseRelease { .. } => true,
+        | Act::PromiseRelease { .. }
+        | Act::BackupRun { .. } => true,
+        Act::BackupOwner { move_to } => move_to.is_some(),
         Act::TokenList
+        | Act::BackupList
         | Act::SequencesList
         | Act::SequencesFix { .. }
         | Act::RestartPostgres
@@ -95,6 +98,12 @@ async fn perform(node: &Arc<Node>, act: Act) -> anyhow::Result<ActOutcome> {
         Act::FoundOnlyMe { promise_holder } => found_only_me(node, promise_holder),
         Act::PromiseShow => promise_show(node),
         Act::PromiseRelease { candidate } => promise_release(node, candidate),
+        Act::BackupOwner { move_to: None } => super::backup::owner(node),
+        Act::BackupOwner {
+            move_to: Some(wanted),
+        } => super::backup::move_to(node, &wanted).await,
+        Act::BackupList => super::backup::list(node).await,
+        Act::BackupRun { kind } => super::backup::run_now(node, kind),
     }
 }
 

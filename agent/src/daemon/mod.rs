@@ -4,6 +4,7 @@
 //! agent ends, and systemd starts it again.
 
 mod act;
+mod backup;
 mod circle;
 mod clock;
 mod control_host;
@@ -26,6 +27,7 @@ mod surroundings;
 mod twins;
 mod verify;
 
+use crate::backup::PgBackRest;
 use crate::clock::Clocks;
 use crate::config::Settings;
 use crate::events::{Events, Severity};
@@ -144,6 +146,7 @@ fn assemble(settings: Settings, clocks: Clocks) -> anyhow::Result<Node> {
         authority: Authority::load(&directory)?,
         keyring: Keyring::load(&directory)?,
         leases: lease::Leases::open(&directory)?,
+        backups: backup::Backups::new(PgBackRest::new(&settings)),
         founding,
         knowledge,
         tokens,
@@ -316,6 +319,7 @@ fn spawn_speakers(tasks: &mut Tasks, node: &Arc<Node>) {
     speaker("trust", Box::pin(rhythm::keep_trust(shared())));
     speaker("join", Box::pin(join::run(shared())));
     speaker("rows", Box::pin(rows::run(shared())));
+    speaker("backup", Box::pin(backup::run(shared())));
     speaker("founding", Box::pin(founding::run(shared())));
 }
 

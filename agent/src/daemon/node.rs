@@ -1,5 +1,6 @@
 //! What all tasks of one agent share. Made once by the composition root.
 
+use super::backup::Backups;
 use super::clock::Pairs;
 use super::knowledge::Knowledge;
 use super::lease::Leases;
@@ -119,6 +120,8 @@ pub struct Node {
     pub rows_named: Notify,
     /// The last report.
     pub status: watch::Sender<Arc<StatusReport>>,
+    /// The backups.
+    pub backups: Backups,
     /// This node's own address, once known.
     pub address: watch::Sender<Option<IpAddr>>,
 }
@@ -157,6 +160,8 @@ pub struct Parts {
     pub keyring: Option<Keyring>,
     /// See [`Node`].
     pub leases: Leases,
+    /// See [`Node`].
+    pub backups: Backups,
 }
 
 impl Node {
@@ -186,6 +191,7 @@ impl Node {
             keyring: watch::channel(parts.keyring).0,
             enrolled: Notify::new(),
             leases: parts.leases,
+            backups: parts.backups,
             facts: Mutex::new(None),
             founding_problem: watch::channel(None).0,
             founding_changed: Notify::new(),
@@ -417,6 +423,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         rows: RowsView::default(),
         progress: None,
         proofs: None,
+        backup: None,
     };
     report(&inputs, &Plan::default(), around)
 }

@@ -321,6 +321,7 @@ impl Reconciler {
         let seen = Seen {
             now: look.now,
             endpoints: node.endpoints(),
+            backup: node.backups.word.borrow().clone(),
         };
         let inputs = look.inputs(node, &self.memory);
         let publication = publish(&self.publisher, &inputs, seen, previous);

@@ -1,8 +1,9 @@
-//! What the agent must not forget: life, roster, founding, when clocks differed. One JSON file
+//! What the agent must not forget: life, roster, founding, when clocks differed, who owns the backups. One JSON file
 //! each in the state directory, written before anything rests on it.
 //!
 //! Must not decide anything; certificates and tokens are `trust`'s.
 
+use super::backup::Held;
 use crate::durable::{self, DurableError};
 use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::founding::Durable;
@@ -68,6 +69,16 @@ impl Store {
     /// Stores it.
     pub fn set_compared(&self, at: Wall) -> Result<(), DurableError> {
         durable::write_json(&self.file("compared.json"), &at)
+    }
+
+    /// Who owned the backups; nothing for a new node.
+    pub fn backup(&self) -> Result<Held, DurableError> {
+        Ok(durable::read_json(&self.file("backup.json"))?.unwrap_or_default())
+    }
+
+    /// Stores who owns the backups.
+    pub fn set_backup(&self, held: &Held) -> Result<(), DurableError> {
+        durable::write_json(&self.file("backup.json"), held)
     }
 
     /// Promise, ballots and decree; the default for a new node.

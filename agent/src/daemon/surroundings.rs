@@ -47,6 +47,7 @@ pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
         rows: node.rows.borrow().clone(),
         progress: super::join::progress(node),
         proofs: node.proofs.borrow().clone(),
+        backup: node.backups.report(),
     }
 }
 
@@ -98,6 +99,7 @@ fn findings(node: &Node) -> Vec<Finding> {
     }
     findings.extend(long_lived_token(node));
     findings.extend(unproven(node));
+    findings.extend(node.backups.findings());
     let problems = node.join_problems.borrow();
     findings.extend(problems.iter().map(|problem| Finding {
         severity: Health::Degraded,

@@ -4,6 +4,7 @@
 //! `format('%I')`. Speaks over the Unix socket, never to another node's server: every node makes
 //! its own slots and subscriptions. Decides nothing.
 
+mod archiver;
 pub mod audit;
 mod births;
 pub mod block;
@@ -46,7 +47,7 @@ pub use join::{CopyInto, CopySession};
 pub use lost::WholeRow;
 pub use mesh::{Origin, Slot, Subscription};
 pub use migrate::Identity;
-pub use provision::{provision, wal_disk, write_conf};
+pub use provision::{archive_file, provision, wal_disk, write_conf};
 pub use recovery::{Recovery, recovery};
 pub use rows::Authors;
 pub use sequences::{SequenceFix, step};

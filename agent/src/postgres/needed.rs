@@ -85,6 +85,8 @@ pub struct Inputs<'a> {
     /// The server's default of `output_plugin_libraries`; `None` where it doesn't know it: there
     /// the parameter would be fatal at start.
     pub output_plugins: Option<&'a str>,
+    /// What archives the WAL, where this node owns the backups.
+    pub archive: Option<&'a str>,
     /// What the operator's files say.
     pub foreign: &'a BTreeMap<String, Assigned>,
     /// The `max_slot_wal_keep_size` that was written before, bytes: it stays while it is near

@@ -184,6 +184,13 @@ pub fn refresh(settings: &Settings, instance: &str) -> Result<Vec<String>, Provi
     write_conf(settings).map(|(_, done)| done)
 }
 
+/// The file with the command that archives this server's WAL. There is none on a node that doesn't
+/// own the backups.
+#[must_use]
+pub fn archive_file(settings: &Settings) -> PathBuf {
+    settings.paths.state_dir.join("backup/archive-command")
+}
+
 /// What is needed on this server now; for the comparison with what it runs with.
 pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
     let server = Server::new(&settings.postgres)?;
@@ -191,13 +198,16 @@ pub fn needed_now(settings: &Settings) -> Result<Needed, ProvisionError> {
     let config_dir = &settings.postgres.config_dir;
     let data_dir = &settings.postgres.data_dir;
     let ours = config_dir.join(OUR_FILE);
-    let (files, disk, written) = server.owner().act(|| {
+    let (files, disk, written, archive) = server.owner().act(|| {
+        let archive = durable::read(&archive_file(settings))?.unwrap_or_default();
         let written = durable::read(&ours)?.unwrap_or_default();
         let files = Files::read(config_dir, data_dir)?;
-        Ok::<_, ProvisionError>((files, wal_disk(data_dir)?, written))
+        Ok::<_, ProvisionError>((files, wal_disk(data_dir)?, written, archive))
     })??;
+    let archive = String::from_utf8_lossy(&archive);
     Ok(needed(Inputs {
         settings,
+        archive: Some(archive.trim()).filter(|command| !command.is_empty()),
         tls: &TlsFiles::below(&settings.paths.state_dir),
         kind: server.kind(),
         disk,

@@ -6,6 +6,7 @@ mod absence;
 mod address;
 mod anew;
 mod assembly;
+mod backup;
 mod clocks;
 mod crashes;
 mod demo;

@@ -53,6 +53,10 @@ pub struct BackupWord {
     pub wish: Option<Wish>,
     /// Up to when its WAL is in the repository, while it archives.
     pub archived_until: Option<Wall>,
+    /// The end of what was archived without a gap, where archiving has ended or begun anew and no
+    /// full backup has been taken since: what its stanza holds beyond can't be restored.
+    #[serde(default)]
+    pub gap_since: Option<Wall>,
     /// Why its archiving or its backups fail, where they do, with what helps.
     pub problem: String,
 }

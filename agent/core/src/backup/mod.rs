@@ -3,7 +3,9 @@
 //! One node owns them by a claim in its record (`claim`); what lies in the repository is described
 //! by `repository`. Must not know pgBackRest's programs and files, nor read a clock.
 
+pub mod archiving;
 pub mod claim;
+pub mod due;
 pub mod repository;
 
 use crate::ids::NodeId;

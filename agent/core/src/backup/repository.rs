@@ -3,8 +3,9 @@
 //! The repository describes itself: everything here is read from it, so that each node sees the
 //! same, whoever owned the backups and whether it still lives.
 
+use super::claim::BackupWord;
 use super::{BackupKind, Stanza};
-use crate::ids::Lsn;
+use crate::ids::{Lsn, NodeId};
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,26 @@ pub struct Gap {
     pub until: Wall,
 }
 
+/// What the repository alone doesn't show: how far each node's WAL came since it was listed, and
+/// where a gap is that no backup notes yet. `word_of` is what the node of a stanza last said.
+#[must_use]
+pub fn as_said(
+    mut contents: Vec<StanzaContents>,
+    word_of: &dyn Fn(NodeId) -> Option<BackupWord>,
+) -> Vec<StanzaContents> {
+    for contents in &mut contents {
+        let word = contents.stanza.parts().and_then(|(node, _)| word_of(node));
+        let Some(word) = word else {
+            continue;
+        };
+        contents.archived_at = match word.gap_since {
+            Some(gap) => Some(gap),
+            None => contents.archived_at.max(word.archived_until),
+        };
+    }
+    contents
+}
+
 /// The windows of all stanzas, by their first moments. They may overlap.
 #[must_use]
 pub fn windows(stanzas: &[StanzaContents]) -> Vec<Window> {
@@ -141,7 +162,6 @@ pub fn window_at(windows: &[Window], at: Wall) -> Option<&Window> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::NodeId;
     use uuid::Uuid;
 
     fn backup(started: i64, stopped: i64, gap_since: Option<i64>) -> BackupSet {
@@ -206,6 +226,23 @@ mod tests {
             Some(120),
         );
         assert_eq!(spans(&windows(&[own])), [(20, 40), (95, 120)]);
+    }
+
+    #[test]
+    fn wal_behind_a_gap_that_no_backup_notes_yet_is_no_part_of_a_window() {
+        let node = NodeId(Uuid::from_u128(1));
+        let said = |gap_since: Option<i64>| {
+            let own = stanza(1, vec![backup(10, 20, None)], Some(100));
+            let word = BackupWord {
+                archived_until: Some(Wall(110)),
+                gap_since: gap_since.map(Wall),
+                ..BackupWord::default()
+            };
+            let said = as_said(vec![own], &|of| (of == node).then(|| word.clone()));
+            spans(&windows(&said))
+        };
+        assert_eq!(said(None), [(20, 110)]);
+        assert_eq!(said(Some(40)), [(20, 40)]);
     }
 
     #[test]

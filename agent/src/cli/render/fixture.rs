@@ -173,6 +173,7 @@ pub fn mesh() -> StatusReport {
         doing: vec!["make the slot for node-3".into()],
         founding: None,
         proofs: None,
+        backup: None,
     }
 }
 
@@ -298,5 +299,6 @@ pub fn forming() -> StatusReport {
             promised_to: Some(node(2)),
         }),
         proofs: None,
+        backup: None,
     }
 }

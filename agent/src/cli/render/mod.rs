@@ -3,6 +3,7 @@
 //! Renders what it is handed and decides nothing. Text from other machines passes
 //! [`Page::clean`], so that no peer can send escape sequences to an operator's terminal.
 
+pub mod backup;
 pub mod clock;
 pub mod lost;
 pub mod members;

@@ -1,6 +1,6 @@
 //! The whole status on a page.
 
-use super::{Page, Tint, members, proof, topology, words};
+use super::{Page, Tint, backup, members, proof, topology, words};
 use pgaa_core::status::{Finding, Health, LocalReport, Progress, StatusReport};
 
 /// With more nodes than this the matrix would crowd out everything else; `topology` has it.
@@ -21,6 +21,9 @@ pub fn write(page: &mut Page, report: &StatusReport) {
         members::write(page, report);
     }
     edges(page, report);
+    if let Some(backups) = &report.backup {
+        backup::write(page, backups, report);
+    }
     if let Some(proofs) = &report.proofs {
         page.heading("PROOF", "of this node's backups");
         proof::remembered(page, proofs);

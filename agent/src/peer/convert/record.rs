@@ -5,6 +5,7 @@ use super::{
     SHORT_BYTES_MAX, TEXT_BYTES_MAX, Taken, counted, endpoints, endpoints_out, name, node,
     node_out, optional_ordinal, text, text_out, uuid, uuid_out, word,
 };
+use pgaa_core::backup::claim::{BackupWord, Claim, Wish};
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId};
 use pgaa_core::record::{EdgeReport, NodeRecord, Versions};
 use pgaa_core::time::Wall;
@@ -54,6 +55,7 @@ pub(super) fn record(record: wire::NodeRecord) -> Taken<NodeRecord> {
         wal: Lsn(record.wal),
         clock: clock(record.clock)?,
         clock_pairs: pairs.iter().map(pair).collect::<Taken<_>>()?,
+        backup: backup(record.backup)?,
         written_at: Wall(record.written_at_ms),
     })
 }
@@ -97,7 +99,52 @@ pub(super) fn record_out(record: &NodeRecord) -> wire::NodeRecord {
             .iter()
             .map(|(node, seen)| pair_out(*node, seen))
             .collect(),
+        backup: Some(backup_out(&record.backup)),
         written_at_ms: record.written_at.0,
+    }
+}
+
+/// A node whose agent is older says nothing of them.
+fn backup(word: Option<wire::BackupWord>) -> Taken<BackupWord> {
+    let Some(word) = word else {
+        return Ok(BackupWord::default());
+    };
+    let wish = |wish: wire::BackupWish| {
+        Ok(Wish {
+            target: node("record.backup.wish", &wish.target)?,
+            epoch: wish.epoch,
+        })
+    };
+    let claim = |claim: wire::BackupClaim| Claim {
+        epoch: claim.epoch,
+        since: Wall(claim.since_ms),
+        covered: claim.covered,
+    };
+    Ok(BackupWord {
+        able: word.able,
+        claim: word.claim.map(claim),
+        wish: word.wish.map(wish).transpose()?,
+        archived_until: word.archived_until_ms.map(Wall),
+        gap_since: word.gap_since_ms.map(Wall),
+        problem: text("record.backup.problem", word.problem, TEXT_BYTES_MAX)?,
+    })
+}
+
+fn backup_out(word: &BackupWord) -> wire::BackupWord {
+    wire::BackupWord {
+        able: word.able,
+        claim: word.claim.map(|claim| wire::BackupClaim {
+            epoch: claim.epoch,
+            since_ms: claim.since.0,
+            covered: claim.covered,
+        }),
+        wish: word.wish.map(|wish| wire::BackupWish {
+            target: node_out(wish.target),
+            epoch: wish.epoch,
+        }),
+        archived_until_ms: word.archived_until.map(|at| at.0),
+        gap_since_ms: word.gap_since.map(|at| at.0),
+        problem: text_out(&word.problem, TEXT_BYTES_MAX),
     }
 }
 

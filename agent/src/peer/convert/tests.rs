@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::peer::{Answer, Ask};
+use pgaa_core::backup::claim::{BackupWord, Claim, Wish};
 use pgaa_core::clock::{ClockCause, ClockReading, ClockSource, ClockVerdict, PairReading};
 use pgaa_core::founding::{Ballot, DataHeld, Hello, Request, Response};
 use pgaa_core::history::History;
@@ -161,6 +162,21 @@ impl Maker {
             catalog: self.0.random(),
             heartbeat: self.0.random(),
             wal: Lsn(self.0.random()),
+            backup: BackupWord {
+                able: self.0.random(),
+                claim: self.maybe(|make| Claim {
+                    epoch: make.0.random(),
+                    since: Wall(make.0.random()),
+                    covered: make.0.random(),
+                }),
+                wish: self.maybe(|make| Wish {
+                    target: make.node(),
+                    epoch: make.0.random(),
+                }),
+                archived_until: self.maybe(|make| Wall(make.0.random())),
+                gap_since: self.maybe(|make| Wall(make.0.random())),
+                problem: self.of(&["", "the repository is full"]).to_owned(),
+            },
             clock: ClockReading {
                 verdict: self.of(&VERDICTS),
                 cause: self.of(&CAUSES),

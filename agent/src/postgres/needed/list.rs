@@ -3,6 +3,7 @@
 use super::super::conf::{Assigned, split_list};
 use super::super::layout::Kind;
 use super::{Inputs, Item, Needed, Note, Rule};
+use pgaa_core::backup::archiving::LETS_GO;
 use pgaa_core::guard;
 use std::path::Path;
 
@@ -290,11 +291,27 @@ impl<'a> List<'a> {
             right,
             "so that this node can own the backups later without a restart",
         );
+        let Some(command) = self.inputs.archive else {
+            self.exactly(
+                "archive_command",
+                LETS_GO,
+                "nothing is archived while another node does it",
+            );
+            return;
+        };
         self.exactly(
             "archive_command",
-            "/bin/true",
-            "nothing is archived while another node does it",
+            command,
+            "this node owns the backups, or hands them over",
         );
+        let timeout_s = self.inputs.settings.backup.archive_timeout_s;
+        if timeout_s > 0 && self.foreign("archive_timeout").is_none() {
+            self.exactly(
+                "archive_timeout",
+                &timeout_s.to_string(),
+                "how old a change gets before its WAL is archived",
+            );
+        }
     }
 
     fn certificates(&mut self) {

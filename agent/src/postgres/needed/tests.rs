@@ -65,6 +65,7 @@ fn with_all(foreign: &str, output_plugins: Option<&str>, backstop_bytes: Option<
             wal_bytes: 1 << 30,
         },
         output_plugins,
+        archive: None,
         foreign: &lines.collect(),
         backstop_bytes,
     })

@@ -282,6 +282,7 @@ impl World {
                 wall: self.wall(),
             },
             endpoints: Some(endpoints(node)),
+            backup: Default::default(),
         };
         let roster = inputs.roster;
         let previous = roster.and_then(|roster| roster.records.get(&inputs.me));

@@ -330,6 +330,7 @@ impl Agent {
                 wall: Wall(turn.now.0 as i64),
             },
             endpoints: Some(endpoints(turn.address)),
+            backup: Default::default(),
         };
         let previous = self.roster.as_ref().and_then(|r| r.records.get(&self.id()));
         publish(&publisher, inputs, seen, previous)

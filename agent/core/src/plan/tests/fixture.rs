@@ -65,6 +65,7 @@ pub(super) fn record(n: u128) -> NodeRecord {
         wal: Lsn(0),
         clock: crate::clock::ClockReading::default(),
         clock_pairs: BTreeMap::new(),
+        backup: Default::default(),
         written_at: Wall(0),
     }
 }

@@ -1,0 +1,219 @@
+//! Backups by the real pgBackRest: one node owns them, another takes over, and a repository that
+//! fails in whatever way stops no database.
+
+use crate::{ASSEMBLY_MAX, seconds};
+use anyhow::{Context, Result, ensure};
+use pgaa_core::backup::repository::Window;
+use pgaa_core::status::BackupReport;
+use pgaa_tests::cluster::Cluster;
+use pgaa_tests::command::server_directory;
+use pgaa_tests::load::{Load, Rate, Workload, create_tables};
+use pgaa_tests::node::Node;
+use pgaa_tests::scenario::play_unstarted;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A full backup of a small database, on a machine that does other things as well.
+pub(crate) const BACKUP_MAX: Duration = Duration::from_secs(90);
+
+/// The directory that all nodes share, in the place of NFS.
+pub(crate) fn shared(node: &Node) -> PathBuf {
+    let own = node.file("x");
+    let run = own.parent().and_then(Path::parent).unwrap_or(&own);
+    run.join("repository")
+}
+
+/// `[backup]` for a directory, with a hand-over that tests can wait for.
+pub(crate) fn posix(path: &Path) -> String {
+    format!(
+        "[backup]\nrepository = \"posix\"\npath = {:?}\nhand_over_s = 10\narchive_timeout_s = 5\n",
+        path.display().to_string()
+    )
+}
+
+/// What a node says of the backups.
+pub(crate) fn report(node: &Node) -> Result<BackupReport> {
+    node.status()?
+        .backup
+        .context("status says nothing of backups")
+}
+
+/// All these nodes name the same owner, and no other; returns it.
+fn owner<'a>(nodes: &[&'a Node]) -> Result<&'a Node> {
+    let mut found = None;
+    for node in nodes {
+        let report = report(node)?;
+        let [owner] = report.owners.as_slice() else {
+            anyhow::bail!("{} sees the owners {:?}", node.name(), report.owners)
+        };
+        let owner = nodes.iter().find(|n| n.name() == owner.name);
+        let owner = owner.with_context(|| format!("{} sees another owner", node.name()))?;
+        ensure!(
+            found.is_none_or(|found: &Node| found.name() == owner.name()),
+            "{} and others don't agree",
+            node.name()
+        );
+        found = Some(*owner);
+    }
+    found.context("there is no node")
+}
+
+/// The owner has taken a full backup since it owns them.
+pub(crate) fn covered(node: &Node) -> Result<()> {
+    let report = report(node)?;
+    let own = report.owners.iter().find(|owner| owner.name == node.name());
+    let own = own.with_context(|| format!("{} owns nothing: {report:?}", node.name()))?;
+    ensure!(
+        own.covered,
+        "no full backup yet: {report:?}\n{}",
+        node.agent_log()
+    );
+    Ok(())
+}
+
+fn from<'a>(windows: &'a [Window], node: &Node) -> Option<&'a Window> {
+    windows
+        .iter()
+        .find(|window| window.node_name == node.name())
+}
+
+#[test]
+fn one_node_keeps_the_backups_and_another_takes_over() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        let nodes = cluster.each::<3>()?;
+        let repository = shared(nodes[0]);
+        server_directory(&repository, 0o750)?;
+        for node in nodes {
+            node.amend_agent(&posix(&repository))?;
+        }
+        cluster.boot(&nodes)?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_tables(cluster, &nodes)?;
+        let load = Load::start(&nodes, Workload::Own, Rate::PerSecond(20))?;
+        let first = first_backup(cluster, &nodes)?;
+        let others: Vec<&Node> = nodes
+            .into_iter()
+            .filter(|node| node.name() != first.name())
+            .collect();
+        let second = taken_over(cluster, first, &others)?;
+        comes_back(cluster, &nodes, first, second)?;
+        moved(cluster, &nodes, first)?;
+        load.stop()?;
+        no_secrets_and_one_archiver(&nodes)
+    })
+}
+
+fn first_backup<'a>(cluster: &Cluster, nodes: &[&'a Node]) -> Result<&'a Node> {
+    cluster.eventually(seconds(60), "one node owns the backups", |_| {
+        owner(nodes).map(drop)
+    })?;
+    let first = owner(nodes)?;
+    cluster.eventually(BACKUP_MAX, "it has taken a full backup", |_| covered(first))?;
+    cluster.eventually(seconds(30), "its WAL is archived", |_| {
+        let windows = report(first)?.windows;
+        let window = from(&windows, first).context("nothing can be restored")?;
+        ensure!(window.until.0 - window.from.0 > 5_000, "{window:?}");
+        Ok(())
+    })?;
+    let listed = nodes[0].order(&["backup", "list"])?;
+    ensure!(
+        listed.contains("full") && listed.contains(first.name()),
+        "{listed}"
+    );
+    Ok(first)
+}
+
+fn taken_over<'a>(cluster: &Cluster, first: &Node, others: &[&'a Node]) -> Result<&'a Node> {
+    first.kill9_agent()?;
+    first.kill9_postmaster()?;
+    let took = cluster.eventually(seconds(90), "another node owns the backups", |_| {
+        let names = others.iter().map(|node| {
+            let owners = report(node)?.owners;
+            let owner = owners.first().context("nobody")?;
+            ensure!(owner.name != first.name(), "still {}", owner.name);
+            Ok(owner.name.clone())
+        });
+        let names: Result<Vec<String>> = names.collect();
+        let names = names?;
+        ensure!(names.iter().all(|name| *name == names[0]), "{names:?}");
+        Ok(())
+    })?;
+    ensure!(took > seconds(8), "the hand-over's time was not waited for");
+    let name = report(others[0])?.owners[0].name.clone();
+    let second = others.iter().find(|node| node.name() == name);
+    let second = *second.context("an owner that isn't there")?;
+    cluster.eventually(BACKUP_MAX, "it has taken a full backup", |_| {
+        covered(second)
+    })?;
+    let report = report(second)?;
+    ensure!(
+        from(&report.windows, first).is_some() && from(&report.windows, second).is_some(),
+        "both can be restored from: {report:?}"
+    );
+    ensure!(report.gaps.len() == 1, "the hand-over is a gap: {report:?}");
+    Ok(second)
+}
+
+/// The one that was gone gives up its claim, and archives no more.
+fn comes_back(cluster: &Cluster, nodes: &[&Node], first: &Node, second: &Node) -> Result<()> {
+    first.start_postgres()?;
+    first.start_agent()?;
+    cluster.eventually(seconds(60), "all agree on the one that took over", |_| {
+        let owner = owner(nodes)?;
+        ensure!(owner.name() == second.name(), "it is {}", owner.name());
+        Ok(())
+    })?;
+    cluster.eventually(seconds(30), "the first lets its WAL go", |_| {
+        let command = first.sql("show archive_command")?;
+        ensure!(command == "/bin/true", "{command}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// By command it moves at once, and nothing is missing between.
+fn moved(cluster: &Cluster, nodes: &[&Node], to: &Node) -> Result<()> {
+    let gaps = report(to)?.gaps.len();
+    let asked = nodes
+        .iter()
+        .find(|node| node.name() != to.name())
+        .context("nobody to ask")?;
+    asked.order(&["backup", "owner", "--move-to", to.name()])?;
+    cluster.eventually(seconds(30), "the backups have moved", |_| {
+        let owner = owner(nodes)?;
+        ensure!(owner.name() == to.name(), "{} owns them", owner.name());
+        Ok(())
+    })?;
+    cluster.eventually(BACKUP_MAX, "it has taken a full backup", |_| covered(to))?;
+    cluster.eventually(seconds(60), "only one archives", |_| {
+        only_archiver(nodes, to)
+    })?;
+    let report = report(to)?;
+    ensure!(
+        report.gaps.len() <= gaps,
+        "a planned move made a gap: {report:?}"
+    );
+    Ok(())
+}
+
+fn only_archiver(nodes: &[&Node], owner: &Node) -> Result<()> {
+    for node in nodes {
+        let command = node.sql("show archive_command")?;
+        let archives = command.contains("pgbackrest");
+        ensure!(
+            archives == (node.name() == owner.name()),
+            "{} has archive_command {command}",
+            node.name()
+        );
+    }
+    Ok(())
+}
+
+fn no_secrets_and_one_archiver(nodes: &[&Node]) -> Result<()> {
+    only_archiver(nodes, owner(nodes)?)?;
+    for node in nodes {
+        let text = node.order(&["backup", "status"])?;
+        ensure!(text.contains("BACKUPS"), "{text}");
+    }
+    Ok(())
+}
