@@ -192,17 +192,21 @@ struct Story {
     tally: Tally,
     keys: Vec<Key>,
     checkers: Vec<Option<Checker>>,
+    late: bool,
 }
 
 impl Story {
     fn new(seed: u64, traced: bool) -> Story {
         let mut rng = StdRng::seed_from_u64(seed);
         let count = rng.random_range(3..=5);
+        let mut world = World::new(count, traced);
+        world.slower = [1, 10, 50][rng.random_range(0..3)];
         let keys = (0..rng.random_range(1..=4)).map(|k: i32| vec![k.to_string()]);
         Story {
             keys: keys.collect(),
-            world: Arc::new(Mutex::new(World::new(count, traced))),
+            world: Arc::new(Mutex::new(world)),
             checkers: (0..count).map(|_| None).collect(),
+            late: rng.random_bool(0.3),
             rng,
             tally: Tally::new(),
         }
@@ -261,10 +265,11 @@ impl Story {
         }
     }
 
-    /// An order arrives.
+    /// An order arrives; in some stories most take very long.
     fn deliver(&mut self) {
         let count = held(&self.world).orders.len();
-        if count > 0 {
+        let arrives = !self.late || self.rng.random_bool(0.03);
+        if count > 0 && arrives {
             let place = self.rng.random_range(0..count);
             held(&self.world).deliver(place);
         }
@@ -285,6 +290,7 @@ impl Story {
     /// Nobody writes any more, all is healed, and the checks come to an end.
     fn settle(&mut self) -> Result<(), String> {
         self.heal();
+        self.late = false;
         let mut steps = 0;
         loop {
             while !held(&self.world).streams().is_empty() {

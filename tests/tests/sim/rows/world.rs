@@ -8,10 +8,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Microseconds of the world that stand for a millisecond of the agents: so that orders become
-/// too old within a story.
-const SLOWER: u64 = 5;
-
 /// A row as one node holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -82,6 +78,9 @@ pub struct World {
     pub now_us: i64,
     /// By how much each node's clock is wrong.
     pub ahead_us: Vec<i64>,
+    /// Microseconds that stand for a millisecond of the agents: so that orders become too old within
+    /// some stories, and arrive very late in others.
+    pub slower: u64,
     /// Which streams are cut: (from, to).
     pub cut: Vec<(usize, usize)>,
     /// What was done to each key, in the order of true time.
@@ -114,6 +113,7 @@ impl World {
             nodes: (0..count).map(|_| Node::default()).collect(),
             now_us: 1_000_000_000,
             ahead_us: vec![0; count],
+            slower: 1,
             cut: Vec::new(),
             done: BTreeMap::new(),
             orders: Vec::new(),
@@ -282,13 +282,13 @@ impl World {
     pub fn moment(&self) -> Moment {
         Moment {
             run: 0,
-            at_ms: self.now_us.unsigned_abs() / SLOWER,
+            at_ms: self.now_us.unsigned_abs() / self.slower,
         }
     }
 
     /// How long ago true time was so, by the clocks of the agents.
     pub fn age(&self, of_us: i64) -> Duration {
-        Duration::from_millis((self.now_us - of_us).unsigned_abs() / SLOWER)
+        Duration::from_millis((self.now_us - of_us).unsigned_abs() / self.slower)
     }
 
     /// Sends an order on its way.
