@@ -54,8 +54,8 @@ fn no_leftovers(cluster: &Cluster) -> Result<()> {
               where coalesce(sub_forward_origins, '{}') = '{}'",
         )?;
         let all = node.sql("select count(*) from pglogical.subscription")?;
-        let slots =
-            node.sql("select count(*) from pg_replication_slots where slot_type = 'logical'")?;
+        let slots = node
+            .sql("select count(*) from pg_replication_slots where plugin = 'pglogical_output'")?;
         for (what, count) in [
             ("subscriptions without forwarding", subscriptions),
             ("subscriptions", all),

@@ -23,7 +23,8 @@ fn refused(node: &Node, arguments: &[&str], with: &str) -> Result<()> {
 }
 
 fn slots(node: &Node, expected: usize) -> Result<()> {
-    let slots = node.sql("select count(*) from pg_replication_slots")?;
+    let slots =
+        node.sql("select count(*) from pg_replication_slots where plugin = 'pglogical_output'")?;
     let subscriptions = node.sql("select count(*) from pglogical.subscription")?;
     ensure!(
         slots == expected.to_string() && subscriptions == expected.to_string(),

@@ -48,7 +48,7 @@ fn a_fourth_machine_joins_one_leaves_one_is_destroyed() -> Result<()> {
         yard.await_mesh(seconds(60), &[a, d])?;
         visit(yard, &[a, d], "after forgetting it")?;
         ensure!(a.status()?.node.state == NodeState::Ready);
-        let slots = "select count(*) from pg_replication_slots";
+        let slots = "select count(*) from pg_replication_slots where plugin = 'pglogical_output'";
         yard.await_answer(&[a, d], slots, "1").map(drop)
     })
 }

@@ -206,7 +206,8 @@ pub(crate) fn start(node: &Node, victim: Victim) -> Result<()> {
 fn nothing_is_left_over(nodes: &[&Node]) -> Result<()> {
     let others = nodes.len() - 1;
     for node in nodes {
-        let slots = node.sql("select count(*) from pg_replication_slots")?;
+        let slots = node
+            .sql("select count(*) from pg_replication_slots where plugin = 'pglogical_output'")?;
         let subscriptions = node.sql("select count(*) from pglogical.subscription")?;
         ensure!(
             slots == others.to_string() && subscriptions == others.to_string(),
