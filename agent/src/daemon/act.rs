@@ -174,7 +174,11 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
             done(sql.drop_subscription(subscription).await)
         }
         Action::DropSlot { slot, .. } => done(sql.drop_slot(slot, true).await),
-        Action::GiveUpSlot { slot, .. } => done(sql.give_up_slot(slot).await),
+        Action::GiveUpSlot { slot, .. } => {
+            sql.give_up_slot(slot).await?;
+            // It lies a little behind, on a disk that is about to fill; it is made anew.
+            done(sql.forget_deletes().await)
+        }
         Action::Checkpoint => done(sql.checkpoint().await),
         Action::EnsureLocalNode => {
             let epoch = node

@@ -78,6 +78,15 @@ impl Postgres {
         Ok(!from_birth)
     }
 
+    /// Drops what own deletes are read from, with the WAL that it holds back.
+    pub async fn forget_deletes(&self) -> Result<(), SqlError> {
+        let _nobody_reads = self.inner.calm.lock().await;
+        let session = self.take(Purpose::Change).await?;
+        session.rows(&sql!("slot_drop"), &[&DELETES_SLOT]).await?;
+        self.give_back(session);
+        Ok(())
+    }
+
     /// Names the rows that this node has deleted since it was last asked: with a time, which is
     /// the agent's, only when the server has counted deletes; without one everything that is on
     /// disk is read.
