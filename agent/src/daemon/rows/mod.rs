@@ -327,15 +327,8 @@ async fn canonical(node: &Node, named: Vec<Named>) -> anyhow::Result<Vec<Named>>
 
 /// Names all rows, on any member, whose keys begin like these, instead of them.
 async fn name_beginnings(node: &Node, circle: &Circle<'_>, cut: &[Named]) -> anyhow::Result<()> {
-    let mut by_table: BTreeMap<&str, Vec<Key>> = BTreeMap::new();
-    for one in cut {
-        by_table
-            .entry(&one.table)
-            .or_default()
-            .push(one.key.clone());
-    }
     let mut found = BTreeSet::new();
-    for (table, beginnings) in by_table {
+    for (table, beginnings) in &by_table(cut) {
         for of in circle.nodes() {
             let ask = CheckAsk::Begins(beginnings.clone());
             let CheckAnswer::Keys(keys) = circle.check(of, table, ask).await.map_err(told)? else {
