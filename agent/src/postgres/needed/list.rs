@@ -177,60 +177,101 @@ impl<'a> List<'a> {
         );
     }
 
+    /// The JSON log, which is the only place where conflicts are told.
     fn logging(&mut self) {
+        self.mute_settings();
         let collected = self.foreign_value("logging_collector").is_some_and(is_on);
-        let by_hand: Vec<String> = [
-            "logging_collector",
-            "log_destination",
-            "log_directory",
-            "log_filename",
-        ]
-        .iter()
-        .filter_map(|name| Some(format!("{name} ({})", self.foreign(name)?.place())))
-        .collect();
-        if self
-            .foreign_value("log_error_verbosity")
-            .is_some_and(|v| v.eq_ignore_ascii_case("terse"))
-        {
+        let by_hand: Vec<String> = LOGGING
+            .iter()
+            .filter_map(|name| Some(format!("{name} ({})", self.foreign(name)?.place())))
+            .collect();
+        if collected {
+            self.collected_by_hand();
+        } else if by_hand.is_empty() {
+            self.own_log();
+        } else {
+            let why = format!("logging was configured by hand: {}", by_hand.join(", "));
+            let remedy =
+                "set logging_collector = on and add jsonlog to log_destination, then restart";
+            self.note(CONFLICT_LOG, why, remedy);
+        }
+    }
+
+    /// What keeps conflicts, or their rows, out of every log.
+    fn mute_settings(&mut self) {
+        let says = |name: &str, words: &[&str]| {
+            self.foreign_value(name)
+                .is_some_and(|value| words.iter().any(|word| value.eq_ignore_ascii_case(word)))
+        };
+        let terse = says("log_error_verbosity", &["terse"]);
+        let quiet = says("log_min_messages", &["fatal", "panic"]);
+        if terse {
             let why = "log_error_verbosity is terse, so conflicts are logged without their rows";
             self.note(
-                "conflict log",
+                CONFLICT_LOG,
                 why.to_owned(),
                 "set log_error_verbosity = default",
             );
         }
-        if !collected && !by_hand.is_empty() {
-            let why = format!("logging was configured by hand: {}", by_hand.join(", "));
-            let remedy =
-                "set logging_collector = on and add jsonlog to log_destination, then restart";
-            self.note("conflict log", why, remedy);
+        if quiet {
+            let why = "log_min_messages keeps conflicts out of the log";
+            self.note(
+                CONFLICT_LOG,
+                why.to_owned(),
+                "set log_min_messages = warning",
+            );
+        }
+    }
+
+    /// The operator's own logging collector: its list of destinations is added to. A file that
+    /// takes a whole day's lines could not be bounded, so then nothing is added.
+    fn collected_by_hand(&mut self) {
+        let theirs = self.foreign_value("log_destination").unwrap_or("stderr");
+        let json = split_list(theirs).iter().any(|entry| entry == "jsonlog");
+        let name = self.foreign("log_filename");
+        if let Some(name) = name.filter(|set| !json && !set.value.contains("%S")) {
+            let why = format!(
+                "log_filename ({}) has no %S, so a JSON log could not be rotated by its size",
+                name.place()
+            );
+            let remedy = "set log_filename = 'postgresql-%Y-%m-%d_%H%M%S.log', or add jsonlog to \
+                          log_destination yourself; then pgaa-agent provision";
+            self.note(CONFLICT_LOG, why, remedy);
             return;
         }
-        self.with_element(
-            "log_destination",
-            "stderr",
-            "jsonlog",
-            "the agent reads conflicts from the JSON log",
-        );
-        if collected {
-            return;
-        }
+        self.with_element("log_destination", "stderr", "jsonlog", JSON_REASON);
+    }
+
+    /// A directory of files of a bounded size, the oldest of which the agent removes: conflicts
+    /// are a line of a kilobyte each, and every one is there twice, for people and in JSON.
+    fn own_log(&mut self) {
+        self.with_element("log_destination", "stderr", "jsonlog", JSON_REASON);
         self.exactly("logging_collector", "on", "writes the JSON log");
-        // A week of files that overwrite one another: nobody has to clear them away.
-        let (directory, filename) = match self.inputs.kind {
-            Kind::Debian { version, name } => (
-                "/var/log/postgresql",
-                format!("postgresql-{version}-{name}-%a.log"),
-            ),
-            Kind::Bare => ("log", "postgresql-%a.log".to_owned()),
+        let directory = match self.inputs.kind {
+            Kind::Debian { version, name } => format!("/var/log/postgresql/{version}-{name}"),
+            Kind::Bare => "log".to_owned(),
         };
         self.exactly(
             "log_directory",
-            directory,
-            "where the distribution keeps its logs",
+            &directory,
+            "of its own, so that old files in it can be removed: the agent keeps half a gigabyte",
         );
-        self.exactly("log_filename", &filename, "one file a weekday");
-        self.exactly("log_truncate_on_rotation", "on", "a week is kept");
+        self.exactly(
+            "log_filename",
+            "postgresql-%Y-%m-%d_%H%M%S.log",
+            "a new name for each file",
+        );
+        self.add(
+            "log_rotation_size",
+            Some("16MB".to_owned()),
+            Rule::OneOf(vec!["16384".to_owned()]),
+            "small files can be removed one by one",
+        );
+        self.exactly(
+            "log_truncate_on_rotation",
+            "off",
+            "nothing is lost before it was read",
+        );
     }
 
     fn wal(&mut self) {
@@ -444,6 +485,20 @@ const SENDERS_SPARE: u32 = 6;
 const WORKERS_SPARE: u32 = 12;
 /// PostgreSQL's default, below which bdr#233 was seen.
 const SENDER_TIMEOUT_MS_MIN: i64 = 60_000;
+
+/// The feature that is off when conflicts can't be read.
+const CONFLICT_LOG: &str = "conflict log";
+/// Why there is a JSON log.
+const JSON_REASON: &str = "the agent reads conflicts from the JSON log";
+/// Who sets one of these has an opinion on logging.
+const LOGGING: [&str; 6] = [
+    "logging_collector",
+    "log_destination",
+    "log_directory",
+    "log_filename",
+    "log_rotation_size",
+    "log_truncate_on_rotation",
+];
 
 /// Those of our settings that only a restart changes (`pg_settings.context = 'postmaster'`).
 const RESTART: [&str; 11] = [

@@ -98,9 +98,10 @@ fn a_fresh_server_gets_everything() {
         ("pglogical.synchronous_commit", "off"),
         ("log_destination", "stderr, jsonlog"),
         ("logging_collector", "on"),
-        ("log_directory", "/var/log/postgresql"),
-        ("log_filename", "postgresql-15-main-%a.log"),
-        ("log_truncate_on_rotation", "on"),
+        ("log_directory", "/var/log/postgresql/15-main"),
+        ("log_filename", "postgresql-%Y-%m-%d_%H%M%S.log"),
+        ("log_rotation_size", "16MB"),
+        ("log_truncate_on_rotation", "off"),
         ("archive_mode", "on"),
         ("archive_command", "/bin/true"),
         ("ssl", "on"),
@@ -222,10 +223,24 @@ fn logging_by_hand_is_left_alone_or_added_to() {
         (collected.item("log_directory"), features(&collected)),
         (None, vec![])
     );
-    assert_eq!(
-        features(&with("log_error_verbosity = terse")),
-        ["conflict log"]
-    );
+    for quiet in ["log_error_verbosity = terse", "log_min_messages = FATAL"] {
+        assert_eq!(features(&with(quiet)), ["conflict log"], "{quiet}");
+    }
+    let rotated = with("log_rotation_size = 1GB");
+    assert_eq!(features(&rotated), ["conflict log"]);
+    assert_eq!(rotated.item("logging_collector"), None);
+}
+
+#[test]
+fn a_log_that_would_grow_all_day_is_not_begun() {
+    let by_day = "logging_collector = on\nlog_filename = 'postgresql-%a.log'\n";
+    let unbounded = with(by_day);
+    assert_eq!(unbounded.item("log_destination"), None);
+    assert_eq!(features(&unbounded), ["conflict log"]);
+    // The operator has decided on the size of it.
+    let theirs = with(&format!("{by_day}log_destination = 'jsonlog'"));
+    assert_eq!(value(&theirs, "log_destination"), Some("jsonlog"));
+    assert_eq!(features(&theirs), Vec::<&str>::new());
 }
 
 #[test]
