@@ -45,7 +45,7 @@ help:
 	@echo "make deb          the Debian package, in target/debian"
 	@echo "make demo         three nodes on this machine that become a mesh"
 	@echo "make sim SEEDS=n  the simulation with more seeds"
-	@echo "make bench        formation, joins, verify, rest and overhead, as ratios in one run (root)"
+	@echo "make bench        formation, joins, verify, conflicts, rest and overhead, as ratios in one run (root)"
 	@echo "make fuzz         each fuzz target for FUZZ_SECONDS (nightly Rust)"
 
 test: packages format build lint check-tests

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod births;
 pub mod check;
 pub mod clock;
+pub mod conflicts;
 pub mod founding;
 pub mod guard;
 pub mod history;

@@ -1,5 +1,6 @@
 //! The status report, made from the same inputs as the plan.
 
+use crate::conflicts::report::ConflictsReport;
 use crate::ids::NodeId;
 use crate::life::Stage;
 use crate::observed::{Fact, Reach};
@@ -44,6 +45,8 @@ pub struct Surroundings {
     pub proofs: Option<Proofs>,
     /// The backups, where there is a repository.
     pub backup: Option<BackupReport>,
+    /// What is known of conflicts.
+    pub conflicts: ConflictsReport,
 }
 
 /// Makes the report.
@@ -76,6 +79,7 @@ pub fn report(inputs: &Inputs<'_>, plan: &Plan, around: Surroundings) -> StatusR
         waiting_on,
         findings,
         doing: plan.actions.iter().map(ToString::to_string).collect(),
+        conflicts: around.conflicts,
         founding: around.founding.map(|(founding, _, _)| founding),
         proofs: around.proofs,
         backup: around.backup,

@@ -9,6 +9,7 @@ mod backup;
 pub use backup::{BackupOwner, BackupReport, LastBackup, RunningBackup};
 
 use crate::clock::ClockReading;
+use crate::conflicts::report::ConflictsReport;
 use crate::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use crate::observed::{Reach, SettingDrift};
 use crate::record::{EdgeState, Endpoints, JoinPhase, Versions};
@@ -59,6 +60,9 @@ pub struct StatusReport {
     /// Rows that may not be the same on all nodes, as this node has named them.
     #[serde(default)]
     pub rows: RowsView,
+    /// Conflicts that the answering node has met.
+    #[serde(default)]
+    pub conflicts: ConflictsReport,
     /// What is waited for, most important first.
     pub waiting_on: Vec<WaitingOn>,
     /// What somebody should know, most important first.

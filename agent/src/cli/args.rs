@@ -122,6 +122,8 @@ pub enum Command {
     /// Show the backups, look into the past of the database, bring back what was lost
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Show the conflicts that this node has met, and where there are the most
+    Conflicts(ConflictsArgs),
     /// Check and show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -144,6 +146,15 @@ pub enum Command {
         /// Although most of the other nodes can't be reached
         #[arg(long)]
         force: bool,
+    },
+    /// Go past a transaction of another node that can't be applied here, after it was exported
+    SkipTransaction {
+        /// Whose transaction: a name or UUID
+        node: String,
+        /// The LSN of its commit, or its number, as status shows them
+        transaction: String,
+        #[command(flatten)]
+        output: OutputArg,
     },
     /// Restart PostgreSQL on this node
     Restart,
@@ -188,6 +199,25 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// `conflicts`
+#[derive(Debug, Args)]
+pub struct ConflictsArgs {
+    /// How far back, like 30m, 2h, 7d
+    #[arg(long, value_parser = read_duration, default_value = "1d", value_name = "TIME")]
+    pub since: Duration,
+    /// Only of this table: schema.table, or the table alone
+    #[arg(long)]
+    pub table: Option<String>,
+    /// Only between these two nodes
+    #[arg(long, value_delimiter = ',', value_name = "NODE,NODE")]
+    pub pair: Vec<String>,
+    /// So many single conflicts, at most 1000 [default: 20]
+    #[arg(long, value_name = "COUNT")]
+    pub limit: Option<u32>,
+    #[command(flatten)]
+    pub output: OutputArg,
 }
 
 /// What can be waited for.

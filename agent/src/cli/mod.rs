@@ -6,6 +6,7 @@ mod acting;
 mod args;
 mod backup;
 mod cloud_init;
+mod conflicts;
 mod exit;
 mod local;
 mod reading;
@@ -117,12 +118,21 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             restore::restore(g, command)
         }
         Command::Backup(BackupCommand::Keep(command)) => drive(backup::backup(g, command)),
+        Command::Conflicts(arguments) => drive(conflicts::conflicts(g, arguments)),
         Command::Config(command) => local::config(g, command),
         Command::Token(command) => drive(acting::token(g, command)),
         Command::Sequences(command) => drive(acting::sequences(g, command)),
         Command::Leave { force } => drive(acting::act(g, Act::Leave { force }, Output::Text)),
         Command::Forget { node, force } => {
             drive(acting::act(g, Act::Forget { node, force }, Output::Text))
+        }
+        Command::SkipTransaction {
+            node,
+            transaction,
+            output,
+        } => {
+            let skip = Act::SkipTransaction { node, transaction };
+            drive(acting::act(g, skip, output.output))
         }
         Command::Restart => drive(acting::act(g, Act::RestartPostgres, Output::Text)),
         Command::Found {

@@ -6,6 +6,7 @@
 use super::{Act, ActOutcome, READERS_GROUP};
 use crate::events::Event;
 use hyper_util::rt::TokioIo;
+use pgaa_core::conflicts::report::Query;
 use pgaa_core::verify::{Mending, Wish};
 use pgaa_proto::v1 as wire;
 use pgaa_proto::v1::control_client::ControlClient;
@@ -22,6 +23,9 @@ use tonic::{Code, Status, Streaming};
 /// How long an agent may take to tell its status. It answers from memory, so a longer silence
 /// means that it hangs.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long looking something up in the database may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an act may take: a restart of PostgreSQL waits for a checkpoint.
 const ACT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -231,6 +235,22 @@ impl Client {
             }),
             Ok(Err(status)) => Err(self.failed(&status)),
             Err(_) => Err(self.timed_out(self.patience)),
+        }
+    }
+
+    /// The conflicts that this agent's node has met.
+    pub async fn conflicts(&mut self, query: Query) -> Result<String, ClientError> {
+        let pair = query.pair.map(|(one, other)| vec![one, other]);
+        let asked = self.inner.conflicts(wire::ConflictsRequest {
+            since_ms: query.since.0,
+            table: query.table.unwrap_or_default(),
+            pair: pair.unwrap_or_default(),
+            limit: query.limit,
+        });
+        match timeout(LOOK_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().json),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.timed_out(LOOK_TIMEOUT)),
         }
     }
 

@@ -13,6 +13,7 @@ pub use server::serve;
 
 use crate::events::Events;
 use pgaa_core::backup::BackupKind;
+use pgaa_core::conflicts::report::{self as conflicts, Query};
 use pgaa_core::ids::{BadId, NodeId};
 use pgaa_core::status::StatusReport;
 use pgaa_core::verify::{News, Wish};
@@ -38,6 +39,9 @@ pub trait ControlHost: Send + Sync + 'static {
 
     /// Compares tables on all nodes. Ends when nobody reads the news any more.
     fn verify(&self, wish: Wish) -> mpsc::Receiver<News>;
+
+    /// The conflicts that this node has met, or why they can't be told.
+    async fn conflicts(&self, query: Query) -> anyhow::Result<conflicts::Report>;
 }
 
 /// What an operator can ask for.
@@ -85,6 +89,13 @@ pub enum Act {
     },
     /// Show to whom this node has promised itself.
     PromiseShow,
+    /// Go past a transaction that can't be applied here.
+    SkipTransaction {
+        /// Whose it is, by name or UUID.
+        node: String,
+        /// The LSN of its commit, or its number.
+        transaction: String,
+    },
     /// Take back a promise to a candidate that is destroyed for ever.
     PromiseRelease {
         /// The candidate.
@@ -165,6 +176,9 @@ impl From<Act> for wire::ActRequest {
                     .unwrap_or_default(),
             }),
             Act::PromiseShow => Wire::PromiseShow(wire::PromiseShow {}),
+            Act::SkipTransaction { node, transaction } => {
+                Wire::SkipTransaction(wire::SkipTransaction { node, transaction })
+            }
             Act::PromiseRelease { candidate } => Wire::PromiseRelease(wire::PromiseRelease {
                 candidate: candidate.to_string(),
             }),
@@ -207,6 +221,9 @@ fn read_act(request: wire::ActRequest) -> Result<Option<Act>, BadId> {
             }
         }
         Wire::PromiseShow(_) => Act::PromiseShow,
+        Wire::SkipTransaction(wire::SkipTransaction { node, transaction }) => {
+            Act::SkipTransaction { node, transaction }
+        }
         Wire::PromiseRelease(wire::PromiseRelease { candidate }) => Act::PromiseRelease {
             candidate: candidate.parse()?,
         },

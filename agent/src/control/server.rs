@@ -7,6 +7,7 @@ use crate::durable;
 use crate::events::{Event, Events};
 use log::{debug, warn};
 use nix::unistd::Uid;
+use pgaa_core::conflicts::report::Query;
 use pgaa_core::status::StatusReport;
 use pgaa_core::time::Wall;
 use pgaa_core::verify::{Mending, News, Wish};
@@ -222,6 +223,32 @@ impl Control for Service {
             (news, self.shutdown.clone()),
             |state| Box::pin(next_news(state)),
         )))
+    }
+
+    async fn conflicts(
+        &self,
+        request: Request<wire::ConflictsRequest>,
+    ) -> Result<Response<wire::Document>, Status> {
+        let wire::ConflictsRequest {
+            since_ms,
+            table,
+            pair,
+            limit,
+        } = request.into_inner();
+        let pair = match pair.as_slice() {
+            [] => None,
+            [one, other] => Some((one.clone(), other.clone())),
+            _ => return Err(Status::invalid_argument("a pair is two nodes")),
+        };
+        let query = Query {
+            since: Wall(since_ms),
+            table: Some(table).filter(|table| !table.is_empty()),
+            pair,
+            limit,
+        };
+        let told = self.host.conflicts(query).await;
+        let told = told.map_err(|error| Status::failed_precondition(format!("{error:#}")))?;
+        document(&told).map(Response::new)
     }
 }
 

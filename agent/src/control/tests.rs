@@ -33,6 +33,11 @@ impl ControlHost for Host {
         ActOutcome::done("noted").with_json(serde_json::json!({"noted": true}))
     }
 
+    async fn conflicts(&self, query: Query) -> anyhow::Result<conflicts::Report> {
+        let pair = query.pair.unwrap_or_default();
+        anyhow::bail!("{:?} {pair:?} {}", query.table, query.limit)
+    }
+
     fn verify(&self, wish: Wish) -> mpsc::Receiver<News> {
         let Wish {
             tables,
@@ -134,6 +139,10 @@ async fn every_act_arrives_as_it_was_sent() {
             promise_holder: Some(node),
         },
         Act::PromiseShow,
+        Act::SkipTransaction {
+            node: "db2".to_owned(),
+            transaction: "0/1A2B3C8".to_owned(),
+        },
         Act::PromiseRelease { candidate: node },
         Act::BackupOwner { move_to: None },
         Act::BackupOwner {
@@ -149,6 +158,24 @@ async fn every_act_arrives_as_it_was_sent() {
         assert_eq!(outcome.json["noted"], true);
     }
     assert_eq!(*agent.host.asked.lock().unwrap(), acts);
+}
+
+#[tokio::test]
+async fn conflicts_are_told_to_readers() {
+    let agent = agent().await;
+    let mut client = connect(agent.paths.read_socket()).await;
+    let query = Query {
+        since: Wall(5),
+        table: Some("t".to_owned()),
+        pair: Some(("a".to_owned(), "b".to_owned())),
+        limit: 7,
+    };
+    // The host of these tests knows of none, and says what it was asked.
+    let refused = client.conflicts(query).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("Some(\"t\") (\"a\", \"b\") 7"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

@@ -248,6 +248,7 @@ pub fn note_distrust(node: &Node, distrust: &mut Distrust, inputs: &Inputs<'_>) 
     if let Err(error) = node.store.set_distrust(distrust) {
         warn!("the times of clocks that differed can't be kept: {error}");
     }
+    node.distrust.send_replace(Arc::new(distrust.clone()));
     for change in changes {
         let (severity, kind, text) = tell(inputs, change);
         node.event(severity, kind, text);

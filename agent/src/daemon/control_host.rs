@@ -7,6 +7,7 @@ use crate::events::{Events, Severity};
 use crate::postgres::{self, Flush, Gate, Restart};
 use crate::trust::TokenId;
 use anyhow::{Context, bail};
+use pgaa_core::conflicts::report::{Query, Report};
 use pgaa_core::founding::Released;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::Stage;
@@ -45,6 +46,10 @@ impl ControlHost for Acts {
     fn verify(&self, wish: Wish) -> mpsc::Receiver<News> {
         super::verify::start(&self.0, wish)
     }
+
+    async fn conflicts(&self, query: Query) -> anyhow::Result<Report> {
+        super::conflicts::tell(&self.0, query).await
+    }
 }
 
 /// Would it be done in the name of the member whose copy this machine is?
@@ -56,6 +61,7 @@ fn speaks(act: &Act) -> bool {
         | Act::Forget { .. }
         | Act::FoundOnlyMe { .. }
         | Act::PromiseRelease { .. }
+        | Act::SkipTransaction { .. }
         | Act::BackupRun { .. } => true,
         Act::BackupOwner { move_to } => move_to.is_some(),
         Act::TokenList
@@ -97,6 +103,10 @@ async fn perform(node: &Arc<Node>, act: Act) -> anyhow::Result<ActOutcome> {
         Act::RestartPostgres => restart(node).await,
         Act::FoundOnlyMe { promise_holder } => found_only_me(node, promise_holder),
         Act::PromiseShow => promise_show(node),
+        Act::SkipTransaction {
+            node: provider,
+            transaction,
+        } => super::conflicts::skip(node, &provider, &transaction).await,
         Act::PromiseRelease { candidate } => promise_release(node, candidate),
         Act::BackupOwner { move_to: None } => super::backup::owner(node),
         Act::BackupOwner {

@@ -7,6 +7,7 @@ mod act;
 mod backup;
 mod circle;
 mod clock;
+mod conflicts;
 mod control_host;
 mod exchange;
 mod founding;
@@ -286,6 +287,7 @@ async fn spawn(
     let reconciler = Reconciler::new(Arc::clone(node), systemd.clone());
     endless(&mut tasks, "loop", reconciler.run());
     endless(&mut tasks, "clock", clock::watch_source(Arc::clone(node)));
+    endless(&mut tasks, "conflicts", conflicts::run(Arc::clone(node)));
     endless(&mut tasks, "jolts", clock::watch_jolts(Arc::clone(node)));
     endless(&mut tasks, "roster", rhythm::keep_roster(Arc::clone(node)));
     endless(

@@ -14,7 +14,10 @@ use crate::trust::keyring::Keyring;
 use crate::trust::{Authority, Credentials, Identity, TokenId, Tokens};
 use anyhow::Context;
 use log::warn;
+use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::clock::{ClockReading, ClockView};
+use pgaa_core::conflicts::report::ConflictsReport;
+use pgaa_core::conflicts::stuck::StuckEdges;
 use pgaa_core::founding::{DataHeld, Founding, Hello};
 use pgaa_core::ids::{DataEpoch, NodeId};
 use pgaa_core::join::Problem;
@@ -104,6 +107,14 @@ pub struct Node {
     pub proofs: watch::Sender<Option<Proofs>>,
     /// Rings when the plan waits for clocks to be compared.
     pub clock_wanted: Notify,
+    /// When clocks were too far apart.
+    pub distrust: watch::Sender<Arc<Distrust>>,
+    /// Is the schema pgaa as this agent needs it?
+    pub migrated: watch::Sender<bool>,
+    /// What is known of conflicts.
+    pub conflicts: watch::Sender<ConflictsReport>,
+    /// Edges whose apply workers give up again and again.
+    pub stuck: watch::Sender<StuckEdges>,
     /// Rings when the plan wants this node to join.
     pub join_wanted: Notify,
     /// Does the plan want this node, a member, to be synchronised anew?
@@ -170,6 +181,7 @@ impl Node {
     pub fn new(parts: Parts) -> Node {
         let advertised = parts.settings.network.advertise;
         let first = first_report(&parts);
+        let distrust = parts.store.distrust().unwrap_or_default();
         Node {
             settings: parts.settings,
             clocks: parts.clocks,
@@ -200,6 +212,10 @@ impl Node {
             clock_pairs: Pairs::default(),
             proofs: watch::channel(None).0,
             clock_wanted: Notify::new(),
+            distrust: watch::channel(Arc::new(distrust)).0,
+            migrated: watch::channel(false).0,
+            conflicts: watch::channel(ConflictsReport::default()).0,
+            stuck: watch::channel(StuckEdges::default()).0,
             join_wanted: Notify::new(),
             resync_wanted: AtomicBool::new(false),
             join_linked: Notify::new(),
@@ -424,6 +440,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         progress: None,
         proofs: None,
         backup: None,
+        conflicts: ConflictsReport::default(),
     };
     report(&inputs, &Plan::default(), around)
 }

@@ -206,7 +206,10 @@ impl Reconciler {
             return;
         }
         match self.node.postgres.prepare(self.node.id()).await {
-            Ok(_) => self.migrated = true,
+            Ok(_) => {
+                self.migrated = true;
+                self.node.migrated.send_replace(true);
+            }
             Err(error) => warn!("the database could not be prepared: {error}"),
         }
     }

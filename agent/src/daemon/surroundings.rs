@@ -2,6 +2,8 @@
 
 use super::node::Node;
 use pgaa_core::founding::Standing;
+use pgaa_core::guard::in_words;
+use pgaa_core::ids::NodeId;
 use pgaa_core::report::Surroundings;
 use pgaa_core::state::NodeState;
 use pgaa_core::status::{AnsweredBy, Finding, FoundingReport, Health, StatusReport, WaitingOn};
@@ -48,6 +50,7 @@ pub fn surroundings(node: &Node, now: Now, since: Wall) -> Surroundings {
         progress: super::join::progress(node),
         proofs: node.proofs.borrow().clone(),
         backup: node.backups.report(),
+        conflicts: node.conflicts.borrow().clone(),
     }
 }
 
@@ -100,6 +103,8 @@ fn findings(node: &Node) -> Vec<Finding> {
     findings.extend(long_lived_token(node));
     findings.extend(unproven(node));
     findings.extend(node.backups.findings());
+    findings.extend(unread_conflicts(node));
+    findings.extend(stuck_edges(node));
     let problems = node.join_problems.borrow();
     findings.extend(problems.iter().map(|problem| Finding {
         severity: Health::Degraded,
@@ -150,6 +155,43 @@ fn unproven(node: &Node) -> Option<Finding> {
         text: format!("the backups of this node could not be proven: {why}"),
         command: "pgaa-agent backup verify --restore".to_owned(),
     })
+}
+
+/// Changes of others that can't be applied here.
+fn stuck_edges(node: &Node) -> Vec<Finding> {
+    let stuck = node.stuck.borrow();
+    let Some(roster) = node.knowledge.roster().filter(|_| !stuck.is_empty()) else {
+        return Vec::new();
+    };
+    let facts = node.last_facts();
+    let applied = |other| super::conflicts::applied(facts.as_deref()?, &roster, other);
+    let held = |other: NodeId| {
+        let wal = roster.records.get(&other)?.wal;
+        let held = wal.0.checked_sub(applied(other)?.0)?;
+        Some(in_words(held))
+    };
+    let names = |other| roster.name_of(other);
+    stuck.findings(node.clocks.mono(), &names, &held)
+}
+
+/// Conflicts that nobody reads, or has read.
+fn unread_conflicts(node: &Node) -> Vec<Finding> {
+    let conflicts = node.conflicts.borrow();
+    let finding = |code: &str, text: String, command: &str| Finding {
+        severity: Health::Degraded,
+        code: code.to_owned(),
+        text,
+        command: command.to_owned(),
+    };
+    let off = conflicts.off.as_ref().map(|why| {
+        let text = format!("conflicts are not read: {why}");
+        finding("conflict_log_off", text, "pgaa-agent provision")
+    });
+    let gap = conflicts.gap.as_ref().map(|why| {
+        let text = format!("rows may differ unseen: {why}");
+        finding("conflict_log_gap", text, "pgaa-agent verify")
+    });
+    off.into_iter().chain(gap).collect()
 }
 
 /// A token that is valid for longer than this is one that somebody wanted for later machines.

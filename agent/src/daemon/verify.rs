@@ -6,6 +6,7 @@ use super::node::Node;
 use crate::events::Severity;
 use crate::peer::{CompareAnswer, CompareAsk};
 use crate::postgres::Flush;
+use log::warn;
 use pgaa_core::ids::NodeId;
 use pgaa_core::status::SCHEMA_VERSION;
 use pgaa_core::time::Mono;
@@ -102,6 +103,13 @@ async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
         let text =
             format!("a comparison of all nodes found {rows} rows that differ: pgaa-agent verify");
         node.event(Severity::Critical, "rows_differ", text);
+    }
+    let whole = wish.tables.is_empty() && report.left_out.is_empty();
+    if whole && report.finding() == Finding::Equal {
+        let took = Duration::from_millis(report.took_ms);
+        if let Err(error) = super::conflicts::close_gap(node, took).await {
+            warn!("the gap in the log stays noted: {error:#}");
+        }
     }
     // Whoever asked has gone: the event stays.
     let _ = news.send(News::Report(report)).await;

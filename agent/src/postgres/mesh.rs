@@ -216,6 +216,33 @@ impl Postgres {
         self.wake_workers(&[name]).await.map(drop)
     }
 
+    /// Has a subscription go on behind a transaction that it can't apply: the one with its commit at
+    /// `commit`, which ends at `end`. Fails when that was applied meanwhile.
+    pub async fn pass(&self, name: &str, commit: Lsn, end: Lsn) -> Result<(), SqlError> {
+        for _ in 0..PASS_TRIES {
+            self.disable(&[name]).await?;
+            tokio::time::sleep(PASS_PAUSE).await;
+            let session = self.take(Purpose::Long).await?;
+            match pass_in(&session, name, commit, end).await {
+                Ok(()) => {
+                    self.give_back(session);
+                    return self.wake_workers(&[name]).await.map(drop);
+                }
+                // Its worker runs still, or again.
+                Err(SqlError::Refused { sqlstate, .. }) if sqlstate == IN_USE => {}
+                Err(error) => {
+                    self.enable(&[name]).await?;
+                    return Err(error);
+                }
+            }
+        }
+        self.enable(&[name]).await?;
+        Err(SqlError::Unexpected {
+            what: "passing a transaction",
+            found: format!("the apply worker of {name} didn't let go of it: try again"),
+        })
+    }
+
     async fn each(&self, sql: super::session::Sql, names: &[&str]) -> Result<(), SqlError> {
         let session = self.take(Purpose::Long).await?;
         session.begin().await?;
@@ -310,6 +337,32 @@ impl Postgres {
         self.give_back(session);
         Ok(())
     }
+}
+
+/// SQLSTATE of an origin that a worker holds.
+const IN_USE: &str = "55006";
+
+/// How often a worker is asked to let go, and how long it may take each time.
+const PASS_TRIES: u32 = 20;
+const PASS_PAUSE: Duration = Duration::from_millis(250);
+
+async fn pass_in(session: &Session, name: &str, commit: Lsn, end: Lsn) -> Result<(), SqlError> {
+    session.begin().await?;
+    let sql = sql!("subscription_position");
+    let row = session.row(&sql, &[&name]).await?;
+    let position: PgLsn = column(sql.name, &row, 0)?;
+    if u64::from(position) > commit.0 {
+        return Err(SqlError::Unexpected {
+            what: "passing a transaction",
+            found: "it was applied meanwhile: there is nothing to skip".to_owned(),
+        });
+    }
+    let end = PgLsn::from(end.0);
+    session
+        .row(&sql!("subscription_advance"), &[&name, &end])
+        .await?;
+    session.row(&sql!("subscription_enable"), &[&name]).await?;
+    session.commit().await
 }
 
 /// A subscription that is there already, if it can be gone on with.

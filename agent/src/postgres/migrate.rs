@@ -30,6 +30,11 @@ const MIGRATIONS: &[Migration] = &[
         script: sql!("0003_row_check"),
         check: sql!("0003_row_check.check"),
     },
+    Migration {
+        number: 4,
+        script: sql!("0004_conflicts"),
+        check: sql!("0004_conflicts.check"),
+    },
 ];
 
 /// Whose database it is.

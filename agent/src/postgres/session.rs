@@ -213,6 +213,8 @@ pub(super) enum Purpose {
     /// Writing the user's rows as an application does: the functions of triggers find what they
     /// look for.
     WriteBack,
+    /// What was read in the log: what a crash takes back is read again.
+    Record,
 }
 
 /// How long one statement of a copy may take: building an index over a large table is one.
@@ -262,6 +264,10 @@ impl Purpose {
                 statement_ms: 3_000,
                 lock_ms: 1_000,
             },
+            Purpose::Record => Limits {
+                statement_ms: 20_000,
+                lock_ms: 3_000,
+            },
         }
     }
 
@@ -277,7 +283,8 @@ impl Purpose {
             | Purpose::Decode
             | Purpose::Repair
             | Purpose::Beat
-            | Purpose::WriteBack => Duration::from_millis(self.limits().statement_ms + 1_500),
+            | Purpose::WriteBack
+            | Purpose::Record => Duration::from_millis(self.limits().statement_ms + 1_500),
         }
     }
 
@@ -287,7 +294,7 @@ impl Purpose {
             lock_ms,
         } = self.limits();
         let own = match self {
-            Purpose::Beat => " -c synchronous_commit=off",
+            Purpose::Beat | Purpose::Record => " -c synchronous_commit=off",
             Purpose::Compare | Purpose::CompareWhole | Purpose::Decode | Purpose::Repair => {
                 COMPARABLE
             }
@@ -307,6 +314,7 @@ impl Purpose {
             | Purpose::CompareWhole
             | Purpose::Decode
             | Purpose::Repair
+            | Purpose::Record
             | Purpose::Beat => " -c search_path=pg_catalog",
         };
         format!(

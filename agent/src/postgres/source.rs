@@ -5,6 +5,7 @@
 
 use crate::config::Settings;
 use pgaa_core::ids::Lsn;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use thiserror::Error;
@@ -16,6 +17,9 @@ const RESTORE_JOBS_MAX: usize = 4;
 
 /// How much of a program's complaints is kept, bytes.
 const COMPLAINT_MAX: u64 = 8 * 1024;
+
+/// "0/1A2B3C8|744|COMMIT 744" is shorter, bytes.
+const LAST_LINE_MAX: u64 = 1024;
 
 /// Whatever roles and databases are set to: a copy takes as long as it takes, and text looks the
 /// same on both servers.
@@ -218,6 +222,51 @@ impl Source {
             .arg(to)
             .arg(format!("--dbname={}", self.conninfo));
         self.finish("pg_dump", command).await.map(|_| ())
+    }
+
+    /// Writes what one transaction of this server has changed into a file, through a copy of `slot`,
+    /// whose reader hasn't confirmed it yet. Returns where its commit ends.
+    pub async fn export_transaction(
+        &self,
+        slot: &str,
+        commit: Lsn,
+        xid: u32,
+        to: &Path,
+    ) -> Result<Lsn, SourceError> {
+        let mut command = self.psql(&self.conninfo);
+        let values = [
+            ("slot", slot.to_owned()),
+            ("copy", format!("pgaa_export_{xid}")),
+            ("commit", commit.to_string()),
+            ("xid", xid.to_string()),
+        ];
+        for (name, value) in values {
+            command.arg("-v").arg(format!("{name}={value}"));
+        }
+        command.arg("-o").arg(to).args(["-f", "-"]);
+        command.stdin(Stdio::piped());
+        let mut child = spawn(&mut command, &self.bin_dir.join("psql"))?;
+        if let Some(mut input) = child.stdin.take() {
+            // A program that has ended says why below.
+            let script = include_str!("sql/export_transaction.sql");
+            let _ = input.write_all(script.as_bytes()).await;
+        }
+        let complaint = complaint(&mut child).await;
+        if !child.wait().await.is_ok_and(|status| status.success()) {
+            return Err(SourceError::Failed {
+                program: "psql",
+                complaint,
+            });
+        }
+        let last = last_line(to).unwrap_or_default();
+        match last.split('|').collect::<Vec<_>>().as_slice() {
+            [end, _, what] if what.starts_with("COMMIT") => end.parse().ok(),
+            _ => None,
+        }
+        .ok_or(SourceError::Unexpected {
+            program: "psql",
+            found: last,
+        })
     }
 
     /// Restores one section of a dumped structure here: "pre-data" or "post-data".
@@ -425,6 +474,22 @@ impl CopyOut {
             }
         }
     }
+}
+
+/// The last line of a file; it is a short one.
+fn last_line(file: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(file)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_LINE_MAX)))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text
+        .trim_end()
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// The table of contents of a dump without our own event triggers, which belong to no schema and

@@ -8,6 +8,7 @@ mod anew;
 mod assembly;
 mod backup;
 mod clocks;
+mod conflicts;
 mod crashes;
 mod demo;
 mod forgetting;
@@ -23,6 +24,7 @@ mod rollback;
 mod rows;
 mod slots;
 mod sql;
+mod stuck;
 mod tables;
 mod verify;
 

@@ -1,6 +1,7 @@
 //! One report with a bit of everything, and one of a node that waits to found a cluster.
 
 use pgaa_core::clock::{ClockCause, ClockReading, ClockSource, ClockVerdict};
+use pgaa_core::conflicts::report::ConflictsReport;
 use pgaa_core::ids::{ClusterId, Lsn, NodeId, Ordinal};
 use pgaa_core::observed::{Reach, SettingDrift};
 use pgaa_core::record::{EdgeState, Endpoints, JoinPhase, Versions};
@@ -148,6 +149,7 @@ pub fn mesh() -> StatusReport {
             edge(3, 2, Replicating),
         ],
         clock: ClocksReport::default(),
+        conflicts: ConflictsReport::default(),
         tables: TablesReport {
             replicated: vec!["public.customers".into(), "public.items".into()],
             waiting: vec![TableWaiting {
@@ -286,6 +288,7 @@ pub fn forming() -> StatusReport {
         members: vec![],
         edges: vec![],
         clock: ClocksReport::default(),
+        conflicts: ConflictsReport::default(),
         tables: TablesReport::default(),
         rows: RowsView::default(),
         waiting_on: vec![WaitingOn::new("peers", "2 of 3 nodes are there")],

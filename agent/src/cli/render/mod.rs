@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod clock;
+pub mod conflicts;
 pub mod lost;
 pub mod members;
 pub mod outcome;

@@ -1,6 +1,6 @@
 //! The whole status on a page.
 
-use super::{Page, Tint, backup, members, proof, topology, words};
+use super::{Page, Tint, backup, conflicts, members, proof, topology, words};
 use pgaa_core::status::{Finding, Health, LocalReport, Progress, StatusReport};
 
 /// With more nodes than this the matrix would crowd out everything else; `topology` has it.
@@ -29,6 +29,7 @@ pub fn write(page: &mut Page, report: &StatusReport) {
         proof::remembered(page, proofs);
     }
     tables(page, report);
+    conflicts::brief(page, &report.conflicts);
     differences(page, report);
     findings(page, report);
 }

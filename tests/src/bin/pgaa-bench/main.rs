@@ -1,9 +1,10 @@
 //! `make bench`: what the agent costs and gains, all measured in one run on one machine.
 //!
 //! Formation and overhead are ratios of two things that were measured side by side; absolute
-//! numbers stand beside their goals. `pgaa-bench formation`, `join`, `verify`, `rest` and
-//! `overhead` measure a part alone. Must not decide whether anything passed: machines differ.
+//! numbers stand beside their goals. `pgaa-bench formation`, `join`, `verify`, `conflicts`,
+//! `rest` and `overhead` measure a part alone. Must not decide whether anything passed: machines differ.
 
+mod conflicts;
 mod cpu;
 mod formation;
 mod join;
@@ -21,7 +22,14 @@ use std::time::Duration;
 const NEVER: Duration = Duration::from_secs(120);
 
 /// What can be measured alone.
-const PARTS: [&str; 5] = ["formation", "join", "verify", "rest", "overhead"];
+const PARTS: [&str; 6] = [
+    "formation",
+    "join",
+    "verify",
+    "conflicts",
+    "rest",
+    "overhead",
+];
 
 fn main() -> ExitCode {
     match measure() {
@@ -50,6 +58,9 @@ fn measure() -> Result<()> {
     }
     if wanted("verify") {
         verify::compare()?;
+    }
+    if wanted("conflicts") {
+        conflicts::measure()?;
     }
     if !wanted("rest") && !wanted("overhead") {
         return Ok(());

@@ -1,0 +1,125 @@
+//! An apply worker that can't apply a transaction is named, and can be led past it.
+
+use crate::{ASSEMBLY_MAX, RECOVERY_MAX, seconds};
+use anyhow::{Context, Result, ensure};
+use pgaa_core::status::Finding;
+use pgaa_tests::cluster::Cluster;
+use pgaa_tests::node::Node;
+use pgaa_tests::scenario::play;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+const PEOPLE: &str = "create table public.people (id int primary key, mail text unique, note text)";
+
+fn finding(node: &Node) -> Result<Option<Finding>> {
+    let mut found = node.status()?.findings.into_iter();
+    Ok(found.find(|f| f.code == "apply_stuck"))
+}
+
+#[test]
+fn a_transaction_that_can_not_be_applied_is_named_exported_and_skipped() -> Result<()> {
+    play(2, |cluster| {
+        let [a, b] = cluster.each()?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        cluster.everywhere(PEOPLE)?;
+        cluster.eventually(seconds(30), "public.people is replicated", |c| {
+            c.replicates(&["public.people"])
+        })?;
+        a.sql("insert into public.people values (1, 'one'), (2, 'two')")?;
+        cluster.eventually(seconds(30), "b has both rows", |_| has(b, "1 one,2 two"))?;
+        // Here alone a row has the value that an update brings.
+        b.sql_unsent("update public.people set mail = 'new' where id = 1")?;
+        a.sql("update public.people set mail = 'new', note = E'two\\nlines' where id = 2")?;
+        let (transaction, lsn) = named(cluster, b)?;
+        refusals(a, b, &transaction)?;
+        let told = b.order(&["skip-transaction", "a", &lsn, "-o", "json"])?;
+        exported(&told, &transaction)?;
+        a.sql("insert into public.people values (3, 'three')")?;
+        cluster.eventually(RECOVERY_MAX, "what follows arrives on b", |_| {
+            has(b, "1 new,2 two,3 three")
+        })?;
+        cluster.eventually(RECOVERY_MAX, "the mesh is whole", |_| {
+            ensure!(finding(b)?.is_none(), "it is still called stuck");
+            Cluster::assembled(cluster)
+        })?;
+        let events = b.order(&["events"])?;
+        ensure!(events.contains("was skipped here"), "{events}");
+        let codes = b.status()?.findings;
+        ensure!(
+            codes.iter().any(|f| f.code == "conflict_log_gap"),
+            "nothing says that rows may differ: {codes:?}"
+        );
+        Ok(())
+    })
+}
+
+fn has(node: &Node, expected: &str) -> Result<()> {
+    let found =
+        node.sql("select string_agg(id || ' ' || mail, ',' order by id) from public.people")?;
+    ensure!(found == expected, "{} has {found}", node.name());
+    Ok(())
+}
+
+/// Returns the transaction's number and the LSN of its commit.
+fn named(cluster: &Cluster, node: &Node) -> Result<(String, String)> {
+    // pglogical may have met it just after the last look at the log.
+    cluster.eventually(seconds(15), "status names the transaction", |_| {
+        ensure!(finding(node)?.is_some(), "{:?}", node.status()?.findings);
+        Ok(())
+    })?;
+    let found = finding(node)?.context("it is no longer stuck")?;
+    for part in ["changes of a ", "public.people", "people_mail_key", "(new)"] {
+        ensure!(found.text.contains(part), "no {part} in {}", found.text);
+    }
+    let part = |after: &str, stop: char| {
+        let rest = found.text.split_once(after)?.1;
+        Some(rest.split_once(stop)?.0.to_owned())
+    };
+    let xid = part("of transaction ", ' ').context("no transaction")?;
+    let lsn = part("(commit ", ')').context("no commit")?;
+    ensure!(
+        found
+            .command
+            .ends_with(&format!("skip-transaction a {lsn}")),
+        "{}",
+        found.command
+    );
+    let rows = node.sql(
+        "select count(*) from pgaa.conflict_history
+          where conflict_type = 'apply_error' and error_sqlstate = '23505'",
+    )?;
+    ensure!(rows == "1", "{rows} rows for one failure");
+    Ok((xid, lsn))
+}
+
+/// Only what is stuck can be skipped.
+fn refusals(a: &Node, b: &Node, transaction: &str) -> Result<()> {
+    for (node, provider, which) in [
+        (b, "a", "0/1"),
+        (b, "a", "1"),
+        (b, "nobody", transaction),
+        (a, "b", transaction),
+    ] {
+        let output = node.ask(&["skip-transaction", provider, which])?;
+        ensure!(
+            !output.status.success(),
+            "{} skipped {which} of {provider}",
+            node.name()
+        );
+    }
+    Ok(())
+}
+
+fn exported(told: &str, transaction: &str) -> Result<()> {
+    let told: Value = serde_json::from_str(told)?;
+    let file = told.get("export").and_then(Value::as_str);
+    let text = fs::read_to_string(Path::new(file.context("no export is named")?))?;
+    for part in [
+        "table public.people: UPDATE: id[integer]:2 mail[text]:'new'",
+        &format!("COMMIT {transaction}"),
+    ] {
+        ensure!(text.contains(part), "no {part} in\n{text}");
+    }
+    Ok(())
+}
