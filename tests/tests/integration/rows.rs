@@ -1,12 +1,20 @@
-//! Nodes that change, delete and insert again each other's rows hold the same rows in the end.
+//! The row check: nodes that change, delete and insert again each other's rows hold the same rows
+//! in the end, whatever came between them, untouched by hand.
 
-use crate::{ASSEMBLY_MAX, seconds};
+use crate::{ASSEMBLY_MAX, RECOVERY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
 use pgaa_core::verify::{Finding, Report};
-use pgaa_tests::load::{CROSSED, Difference, Load, Rate, Workload, create_tables, difference};
+use pgaa_tests::cluster::Cluster;
+use pgaa_tests::load::{
+    CROSSED, Difference, Load, Rate, Workload, await_equality, create_tables, difference,
+};
 use pgaa_tests::node::Node;
-use pgaa_tests::scenario::play;
+use pgaa_tests::scenario::{play, play_unstarted};
 use std::thread::sleep;
+use std::time::Duration;
+
+/// How long rows may take to be equal after all is healed and nobody writes. A bound for "never".
+const EQUAL_MAX: Duration = Duration::from_secs(120);
 
 /// How many rows of the crossed tables two nodes differ by.
 fn differences(nodes: &[&Node]) -> Result<Vec<(String, Difference)>> {
@@ -28,39 +36,112 @@ fn equal(nodes: &[&Node]) -> Result<()> {
     Ok(())
 }
 
-/// Both kinds of load on every node.
-fn load(nodes: &[&Node]) -> Result<(Load, Load)> {
-    let rate = Rate::PerSecond(100);
-    Ok((
-        Load::start(nodes, Workload::Crossed, rate)?,
-        Load::start(nodes, Workload::Reborn, rate)?,
-    ))
+/// The rows of every node are the same, and every node says so.
+fn clean(nodes: &[&Node]) -> Result<()> {
+    equal(nodes)?;
+    for node in nodes {
+        let rows = node.status()?.rows;
+        ensure!(rows.is_clean(), "{}: {rows:?}", node.name());
+    }
+    Ok(())
+}
+
+fn await_clean(cluster: &Cluster, nodes: &[&Node]) -> Result<()> {
+    eprintln!("          after the load: {:?}", differences(nodes)?);
+    cluster.eventually(EQUAL_MAX, "all rows are equal, untouched by hand", |_| {
+        clean(nodes)
+    })?;
+    let mended = nodes[0].sql("select count(*) from pgaa.repairs")?;
+    eprintln!("          {mended} rows were mended on {}", nodes[0].name());
+    Ok(())
+}
+
+/// All kinds of load on a node.
+fn add_load(load: &mut Vec<Load>, nodes: &[&Node]) -> Result<()> {
+    for workload in [Workload::Crossed, Workload::Reborn] {
+        load.push(Load::start(nodes, workload, Rate::PerSecond(100))?);
+    }
+    Ok(())
+}
+
+fn stop(load: Vec<Load>) -> Result<()> {
+    load.into_iter().try_for_each(Load::stop)
 }
 
 #[test]
-fn rows_that_a_cut_has_set_apart_are_mended_by_a_command() -> Result<()> {
+fn rows_that_a_cut_has_set_apart_are_mended() -> Result<()> {
     play(3, |cluster| {
         let nodes: [&Node; 3] = cluster.each()?;
-        let [a, b, c] = nodes;
+        let [a, b, _] = nodes;
         cluster.await_assembly(ASSEMBLY_MAX)?;
         create_tables(cluster, &nodes)?;
-        let (crossed, reborn) = load(&nodes)?;
+        let mut load = Vec::new();
+        add_load(&mut load, &nodes)?;
         sleep(seconds(3));
         cluster.net.cut(a.name(), b.name())?;
         sleep(seconds(10));
         cluster.net.heal()?;
         sleep(seconds(5));
-        crossed.stop()?;
-        reborn.stop()?;
-        sleep(seconds(5));
-        eprintln!("before: {:?}", differences(&nodes)?);
-        let output = c.ask(&["verify", "--repair", "--dry-run", "crossed", "reborn"])?;
-        eprintln!("{}", String::from_utf8_lossy(&output.stdout));
-        let output = c.ask(&["verify", "--repair", "-o", "json", "crossed", "reborn"])?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let report: Report = serde_json::from_slice(&output.stdout).context(said)?;
-        ensure!(report.finding() == Finding::Equal, "{report:?}");
-        equal(&nodes)
+        stop(load)?;
+        await_clean(cluster, &nodes)
+    })
+}
+
+#[test]
+fn rows_that_restarts_and_crashes_have_set_apart_are_mended() -> Result<()> {
+    play(3, |cluster| {
+        let nodes: [&Node; 3] = cluster.each()?;
+        let [a, b, c] = nodes;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_tables(cluster, &nodes)?;
+        let mut load = Vec::new();
+        add_load(&mut load, &[a, b])?;
+        sleep(seconds(2));
+        let mut on_c = Vec::new();
+        add_load(&mut on_c, &[c])?;
+        sleep(seconds(2));
+        c.stop_postgres()?;
+        sleep(seconds(2));
+        c.start_postgres()?;
+        sleep(seconds(3));
+        b.kill9_agent()?;
+        sleep(seconds(2));
+        b.start_agent()?;
+        c.kill9_postmaster()?;
+        sleep(seconds(1));
+        c.start_postgres()?;
+        cluster.eventually(RECOVERY_MAX, "the mesh is whole", Cluster::assembled)?;
+        sleep(seconds(3));
+        stop(load)?;
+        stop(on_c)?;
+        await_clean(cluster, &nodes)
+    })
+}
+
+#[test]
+fn rows_that_a_join_has_set_apart_are_mended() -> Result<()> {
+    play_unstarted(4, |cluster| {
+        let [a, b, c, d] = cluster.each()?;
+        for node in cluster.nodes() {
+            node.configure_agent(&cluster.config(3))?;
+        }
+        let founders = [a, b, c];
+        cluster.boot(&founders)?;
+        let what = "three nodes are ready";
+        cluster.eventually(ASSEMBLY_MAX, what, |cl| cl.assembled_among(&founders))?;
+        create_tables(cluster, &founders)?;
+        let mut load = Vec::new();
+        add_load(&mut load, &founders)?;
+        load.push(Load::start(&founders, Workload::Own, Rate::PerSecond(30))?);
+        sleep(seconds(4));
+        cluster.boot(&[d])?;
+        let all = [a, b, c, d];
+        cluster.eventually(EQUAL_MAX, "d has joined", |cl| cl.assembled_among(&all))?;
+        add_load(&mut load, &[d])?;
+        sleep(seconds(4));
+        stop(load)?;
+        await_clean(cluster, &all)?;
+        await_equality(cluster, &all).map(drop)
     })
 }
 
