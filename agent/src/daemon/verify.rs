@@ -107,7 +107,7 @@ async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
     let whole = wish.tables.is_empty() && report.left_out.is_empty();
     if whole && report.finding() == Finding::Equal {
         let took = Duration::from_millis(report.took_ms);
-        if let Err(error) = super::conflicts::close_gap(node, took).await {
+        if let Err(error) = super::conflicts::close_gap(node, Some(took)).await {
             warn!("the gap in the log stays noted: {error:#}");
         }
     }

@@ -11,7 +11,7 @@ use super::{Postgres, suspects};
 use pgaa_core::conflicts::report::{Counts, Hot, Shown};
 use pgaa_core::conflicts::tuple::{Column, Shape};
 use pgaa_core::ids::{Lsn, NodeId};
-use pgaa_core::rows::Suspect;
+use pgaa_core::rows::{NamedBy, Suspect};
 use pgaa_core::time::Wall;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -124,7 +124,7 @@ pub struct LogBatch {
     pub moves: Vec<Move>,
     /// Files that are gone.
     pub gone: Vec<FileId>,
-    /// What can't be read any more.
+    /// What can't be read any more. All tables are named with it.
     pub gap: Option<String>,
     /// Rows that may differ now.
     pub suspects: Vec<Suspect>,
@@ -242,25 +242,20 @@ impl Postgres {
             session.rows(&sql, &[&rows]).await?;
         }
         suspects::name(&session, &batch.suspects).await?;
+        if batch.gap.is_some() {
+            suspects::name_all(&session, NamedBy::Conflict).await?;
+        }
         session.commit().await?;
         self.give_back(session);
         Ok(())
     }
 
-    /// Notes that rows may differ which nobody has named.
-    pub async fn note_log_gap(&self, why: &str) -> Result<(), SqlError> {
-        let session = self.take(Purpose::Change).await?;
-        session.rows(&sql!("log_reader_set"), &[&Some(why)]).await?;
-        self.give_back(session);
-        Ok(())
-    }
-
-    /// All tables were compared in the last `within`: a gap in the log that is older matters no
-    /// more. Says whether there is none now.
-    pub async fn close_log_gap(&self, within: Duration) -> Result<bool, SqlError> {
+    /// All tables were compared in the last `within`, or, without it, all rows that were named:
+    /// a gap in the log that is older matters no more. Says whether there is none now.
+    pub async fn close_log_gap(&self, within: Option<Duration>) -> Result<bool, SqlError> {
         let session = self.take(Purpose::Change).await?;
         let sql = sql!("log_gap_close");
-        let row = session.row(&sql, &[&within.as_secs_f64()]).await?;
+        let row = session.row(&sql, &[&within.map(|within| within.as_secs_f64())]).await?;
         self.give_back(session);
         column(sql.name, &row, 0)
     }

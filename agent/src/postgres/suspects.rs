@@ -44,7 +44,22 @@ pub(super) async fn name(session: &Session, suspects: &[Suspect]) -> Result<(), 
     session.rows(&sql, &[&named]).await.map(drop)
 }
 
+/// Names all replicated tables, likewise. Asks the server which they are: an agent that has just
+/// started doesn't know yet.
+pub(super) async fn name_all(session: &Session, by: NamedBy) -> Result<(), SqlError> {
+    let sql = sql!("suspects_name_all");
+    session.rows(&sql, &[&by.word()]).await.map(drop)
+}
+
 impl Postgres {
+    /// Has all replicated tables compared as a whole.
+    pub async fn name_all_tables(&self, by: NamedBy) -> Result<(), SqlError> {
+        let session = self.take(Purpose::Change).await?;
+        name_all(&session, by).await?;
+        self.give_back(session);
+        Ok(())
+    }
+
     /// Names rows.
     pub async fn name_suspects(&self, suspects: &[Suspect]) -> Result<(), SqlError> {
         let session = self.take(Purpose::Change).await?;

@@ -177,6 +177,19 @@ pub enum NamedBy {
     Repair,
 }
 
+impl NamedBy {
+    /// As it stands in the list.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            NamedBy::Conflict => "conflict",
+            NamedBy::Delete => "delete",
+            NamedBy::Verify => "verify",
+            NamedBy::Repair => "repair",
+        }
+    }
+}
+
 /// A row that may not be the same on all nodes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Suspect {

@@ -27,7 +27,6 @@ use pgaa_core::conflicts::judge::Lags;
 use pgaa_core::ids::{Lsn, NodeId, pglogical_node_name};
 use pgaa_core::observed::PostgresFacts;
 use pgaa_core::roster::Roster;
-use pgaa_core::rows::{NamedBy, Suspect};
 use pgaa_core::time::{Mono, Wall};
 use round::Round;
 use rows::Shapes;
@@ -116,27 +115,22 @@ fn tell_gap(node: &Node, why: String) {
     });
 }
 
-/// All replicated tables, to be compared as a whole.
-fn all_tables(node: &Node) -> Vec<Suspect> {
-    let tables = node.status.borrow().tables.replicated.clone();
-    let whole = |table: &String| Suspect::whole(table, NamedBy::Conflict);
-    tables.iter().map(whole).collect()
-}
-
 /// The same for something that was done, and isn't in the log.
 async fn note_gap(node: &Node, why: String) {
-    if let Err(error) = super::rows::name_all(node, NamedBy::Conflict).await {
-        warn!("the tables are not compared by themselves: {error:#}");
-    }
-    if let Err(error) = node.postgres.note_log_gap(&why).await {
-        warn!("that rows may differ now is noted in memory only: {error}");
+    let batch = LogBatch {
+        gap: Some(why.clone()),
+        ..LogBatch::default()
+    };
+    match node.postgres.record_log(&batch).await {
+        Ok(()) => node.rows_named.notify_one(),
+        Err(error) => warn!("that rows may differ now is noted in memory only: {error}"),
     }
     tell_gap(node, why);
 }
 
-/// All tables were compared and found equal, which took so long: what a gap in the log has left
-/// unnamed before doesn't matter any more.
-pub async fn close_gap(node: &Node, took: Duration) -> anyhow::Result<()> {
+/// All tables were compared and found equal, which took so long; or, without that, all that were
+/// named: what a gap in the log has left unnamed before doesn't matter any more.
+pub async fn close_gap(node: &Node, took: Option<Duration>) -> anyhow::Result<()> {
     if node.postgres.close_log_gap(took).await? {
         node.conflicts.send_modify(|report| report.gap = None);
     }
@@ -328,11 +322,8 @@ impl Reader {
         batch.moves = round.moves;
         batch.gone = round.gone;
         batch.gap = round.gap;
-        if batch.gap.is_some() {
-            batch.suspects = all_tables(&self.node);
-        }
         self.node.postgres.record_log(&batch).await?;
-        if !batch.suspects.is_empty() {
+        if !batch.suspects.is_empty() || batch.gap.is_some() {
             self.node.rows_named.notify_one();
         }
         let state = self.state.get_or_insert_default();

@@ -163,6 +163,9 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
     node.rows.send_if_modified(|view| view.set_waiting(waiting));
     if named.is_empty() {
         state.look = false;
+        if node.conflicts.borrow().gap.is_some() {
+            super::conflicts::close_gap(node, None).await?;
+        }
         return Ok(REST);
     }
     let (circle, left_out) = Circle::gather(node);
@@ -194,9 +197,7 @@ async fn remember(node: &Node, stage: Stage) -> anyhow::Result<()> {
 
 /// Has all replicated tables compared as a whole.
 pub async fn name_all(node: &Node, by: NamedBy) -> anyhow::Result<()> {
-    let tables = node.status.borrow().tables.replicated.clone();
-    let whole: Vec<Suspect> = tables.iter().map(|t| Suspect::whole(t, by)).collect();
-    node.postgres.name_suspects(&whole).await?;
+    node.postgres.name_all_tables(by).await?;
     node.rows_named.notify_one();
     Ok(())
 }
