@@ -255,7 +255,9 @@ impl Postgres {
     pub async fn close_log_gap(&self, within: Option<Duration>) -> Result<bool, SqlError> {
         let session = self.take(Purpose::Change).await?;
         let sql = sql!("log_gap_close");
-        let row = session.row(&sql, &[&within.map(|within| within.as_secs_f64())]).await?;
+        let row = session
+            .row(&sql, &[&within.map(|within| within.as_secs_f64())])
+            .await?;
         self.give_back(session);
         column(sql.name, &row, 0)
     }

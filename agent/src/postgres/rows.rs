@@ -104,6 +104,39 @@ impl Postgres {
         rows.iter().map(|row| column(WHAT, row, 0)).collect()
     }
 
+    /// The columns of the primary key.
+    pub async fn key_columns(&self, table: &str) -> Result<Vec<String>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        self.give_back(session);
+        Ok(queries.key)
+    }
+
+    /// The keys of rows that have a value of a unique column in common with a row of this key.
+    pub async fn rivals(
+        &self,
+        table: &str,
+        (row, key): (&RowValues, &Key),
+    ) -> Result<Vec<Key>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        let values = in_order(&queries, row);
+        let rows = session
+            .rows_by(WHAT, &queries.rivals, &[&values, key])
+            .await?;
+        self.give_back(session);
+        rows.iter().map(|row| column(WHAT, row, 0)).collect()
+    }
+
+    /// Does a foreign key of any table refer to this one?
+    pub async fn is_referenced(&self, table: &str) -> Result<bool, SqlError> {
+        let session = self.take(Purpose::Look).await?;
+        let sql = sql!("referenced");
+        let row = session.row(&sql, &[&table]).await?;
+        self.give_back(session);
+        column(sql.name, &row, 0)
+    }
+
     /// These keys as the server would write them, in their order.
     pub async fn canonical_keys(&self, table: &str, keys: &[Key]) -> Result<Vec<Key>, SqlError> {
         let session = self.take(Purpose::Compare).await?;

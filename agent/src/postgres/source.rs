@@ -229,16 +229,47 @@ impl Source {
     pub async fn export_transaction(
         &self,
         slot: &str,
-        commit: Lsn,
-        xid: u32,
+        which: (Lsn, u32),
         to: &Path,
     ) -> Result<Lsn, SourceError> {
+        self.decode_transaction(slot, which, ("export", "c.data"), to)
+            .await?;
+        let last = last_line(to).unwrap_or_default();
+        match last.split('|').collect::<Vec<_>>().as_slice() {
+            [end, _, what] if what.starts_with("COMMIT") => end.parse().ok(),
+            _ => None,
+        }
+        .ok_or(SourceError::Unexpected {
+            program: "psql",
+            found: last,
+        })
+    }
+
+    /// The same to be read by a program: each change is one line, and its text a JSON string.
+    pub async fn read_transaction(
+        &self,
+        slot: &str,
+        which: (Lsn, u32),
+        to: &Path,
+    ) -> Result<(), SourceError> {
+        let json = ("read", "pg_catalog.to_json(c.data)");
+        self.decode_transaction(slot, which, json, to).await
+    }
+
+    async fn decode_transaction(
+        &self,
+        slot: &str,
+        (commit, xid): (Lsn, u32),
+        (purpose, shape): (&str, &str),
+        to: &Path,
+    ) -> Result<(), SourceError> {
         let mut command = self.psql(&self.conninfo);
         let values = [
             ("slot", slot.to_owned()),
-            ("copy", format!("pgaa_export_{xid}")),
+            ("copy", format!("pgaa_{purpose}_{xid}")),
             ("commit", commit.to_string()),
             ("xid", xid.to_string()),
+            ("shape", shape.to_owned()),
         ];
         for (name, value) in values {
             command.arg("-v").arg(format!("{name}={value}"));
@@ -258,15 +289,7 @@ impl Source {
                 complaint,
             });
         }
-        let last = last_line(to).unwrap_or_default();
-        match last.split('|').collect::<Vec<_>>().as_slice() {
-            [end, _, what] if what.starts_with("COMMIT") => end.parse().ok(),
-            _ => None,
-        }
-        .ok_or(SourceError::Unexpected {
-            program: "psql",
-            found: last,
-        })
+        Ok(())
     }
 
     /// Restores one section of a dumped structure here: "pre-data" or "post-data".

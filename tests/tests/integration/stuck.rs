@@ -9,6 +9,7 @@ use pgaa_tests::scenario::play;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::thread::sleep;
 
 const PEOPLE: &str = "create table public.people (id int primary key, mail text unique, note text)";
 
@@ -23,8 +24,12 @@ fn a_transaction_that_can_not_be_applied_is_named_exported_and_skipped() -> Resu
         let [a, b] = cluster.each()?;
         cluster.await_assembly(ASSEMBLY_MAX)?;
         cluster.everywhere(PEOPLE)?;
-        cluster.eventually(seconds(30), "public.people is replicated", |c| {
-            c.replicates(&["public.people"])
+        // Whoever refers to a person would lose it: nothing is taken away by itself.
+        cluster.everywhere(
+            "create table public.letters (id int primary key, person int references public.people)",
+        )?;
+        cluster.eventually(seconds(30), "the tables are replicated", |c| {
+            c.replicates(&["public.people", "public.letters"])
         })?;
         a.sql("insert into public.people values (1, 'one'), (2, 'two')")?;
         cluster.eventually(seconds(30), "b has both rows", |_| has(b, "1 one,2 two"))?;
@@ -47,17 +52,88 @@ fn a_transaction_that_can_not_be_applied_is_named_exported_and_skipped() -> Resu
         for kind in ["transaction_skipped", "conflict_log_gap"] {
             ensure!(events.contains(kind), "no {kind} in {events}");
         }
-        cluster.eventually(RECOVERY_MAX, "the rows that were skipped are mended", |_| {
-            let all = "select string_agg(p::text, ';' order by id) from public.people as p";
-            let (on_a, on_b) = (a.sql(all)?, b.sql(all)?);
-            ensure!(on_a == on_b, "a has {on_a}, b has {on_b}");
-            let status = b.status()?;
-            let gap = status.findings.iter().any(|f| f.code == "conflict_log_gap");
-            ensure!(!gap && status.rows.is_clean(), "{:?}", status.findings);
-            Ok(())
-        })?;
+        cluster.eventually(
+            RECOVERY_MAX,
+            "the rows that were skipped are mended",
+            |_| {
+                let all = "select string_agg(p::text, ';' order by id) from public.people as p";
+                let (on_a, on_b) = (a.sql(all)?, b.sql(all)?);
+                ensure!(on_a == on_b, "a has {on_a}, b has {on_b}");
+                let status = b.status()?;
+                let gap = status.findings.iter().any(|f| f.code == "conflict_log_gap");
+                ensure!(!gap && status.rows.is_clean(), "{:?}", status.findings);
+                Ok(())
+            },
+        )?;
         Ok(())
     })
+}
+
+#[test]
+fn two_rows_with_one_unique_value_are_settled_alike_on_all_nodes() -> Result<()> {
+    play(3, |cluster| {
+        let nodes: [&Node; 3] = cluster.each()?;
+        let [a, b, _] = nodes;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        cluster.everywhere(PEOPLE)?;
+        cluster.eventually(seconds(30), "public.people is replicated", |c| {
+            c.replicates(&["public.people"])
+        })?;
+        a.sql("insert into public.people select i, 'p' || i from generate_series(1, 20) as i")?;
+        cluster.eventually(seconds(30), "all have the rows", |_| same(&nodes).map(drop))?;
+        cluster.net.cut("a", "b")?;
+        // Each takes the value for a row of its own: in one transaction with others, and alone.
+        a.sql(
+            "begin; update public.people set note = 'x' where id = 15;
+             update public.people set mail = 'one' where id = 1;
+             update public.people set note = 'y' where id = 16; commit;
+             update public.people set mail = 'two' where id = 4",
+        )?;
+        sleep(seconds(1));
+        b.sql(
+            "update public.people set mail = 'one' where id = 2;
+             update public.people set mail = 'two' where id = 3;
+             insert into public.people values (21, 'three')",
+        )?;
+        a.sql("update public.people set mail = 'three' where id = 5")?;
+        cluster.net.heal()?;
+        cluster.eventually(RECOVERY_MAX, "the mesh is whole, untouched by hand", |_| {
+            for node in nodes {
+                ensure!(finding(node)?.is_none(), "{:?}", node.status()?.findings);
+                let rows = node.status()?.rows;
+                ensure!(rows.is_clean(), "{}: {rows:?}", node.name());
+            }
+            Cluster::assembled(cluster)?;
+            same(&nodes).map(drop)
+        })?;
+        let left = a.sql(
+            "select string_agg(id || ' ' || mail, ',' order by id) from public.people
+              where id < 6 or id > 20",
+        )?;
+        ensure!(
+            left == "2 one,3 two,5 three",
+            "the newer rows should stay: {left}"
+        );
+        let others = a.sql("select string_agg(note, '' order by id) from public.people")?;
+        ensure!(others == "xy", "what came with them is lost: {others}");
+        let told = nodes.iter().any(|node| {
+            let events = node.order(&["events"]).unwrap_or_default();
+            events.contains("unique_settled")
+        });
+        ensure!(told, "no node tells of it");
+        Ok(())
+    })
+}
+
+/// The rows, if they are the same on all nodes.
+fn same(nodes: &[&Node]) -> Result<String> {
+    let all = "select string_agg(p::text, ';' order by id) from public.people as p";
+    let first = nodes[0].sql(all)?;
+    for node in &nodes[1..] {
+        let rows = node.sql(all)?;
+        ensure!(rows == first, "{} has {rows}, not {first}", node.name());
+    }
+    Ok(first)
 }
 
 fn has(node: &Node, expected: &str) -> Result<()> {
@@ -71,11 +147,18 @@ fn has(node: &Node, expected: &str) -> Result<()> {
 fn named(cluster: &Cluster, node: &Node) -> Result<(String, String)> {
     // pglogical may have met it just after the last look at the log.
     cluster.eventually(seconds(15), "status names the transaction", |_| {
-        ensure!(finding(node)?.is_some(), "{:?}", node.status()?.findings);
+        let found = finding(node)?.context("it isn't stuck")?;
+        ensure!(found.text.contains("by itself"), "{}", found.text);
         Ok(())
     })?;
     let found = finding(node)?.context("it is no longer stuck")?;
-    for part in ["changes of a ", "public.people", "people_mail_key", "(new)"] {
+    for part in [
+        "changes of a ",
+        "public.people",
+        "people_mail_key",
+        "(new)",
+        "other tables refer to public.people",
+    ] {
         ensure!(found.text.contains(part), "no {part} in {}", found.text);
     }
     let part = |after: &str, stop: char| {

@@ -23,6 +23,8 @@ pub struct Stuck {
     pub last: Mono,
     /// How often it did.
     pub times: u32,
+    /// Why the agent can't settle it by itself, where it has tried.
+    pub unsettled: Option<String>,
 }
 
 /// The edges that stand still, by pglogical's number of the subscription.
@@ -35,12 +37,14 @@ impl StuckEdges {
         let before = self.0.get(&failure.subscription);
         let same = before.filter(|stuck| place(&stuck.failure) == place(&failure));
         let (since, times) = same.map_or((now, 0), |stuck| (stuck.since, stuck.times));
+        let unsettled = same.and_then(|stuck| stuck.unsettled.clone());
         let news = same.is_none();
         let stuck = Stuck {
             provider,
             since,
             last: now,
             times: times.saturating_add(1),
+            unsettled,
             failure,
         };
         self.0.insert(stuck.failure.subscription, stuck);
@@ -63,6 +67,18 @@ impl StuckEdges {
         self.0
             .values()
             .find(|stuck| stuck.provider == Some(provider))
+    }
+
+    /// All of them, by pglogical's number of the subscription.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Stuck)> {
+        self.0.iter().map(|(number, stuck)| (*number, stuck))
+    }
+
+    /// Notes why one can't be settled by the agent, or that nothing is in the way of that.
+    pub fn note_unsettled(&mut self, subscription: u32, why: Option<String>) {
+        if let Some(stuck) = self.0.get_mut(&subscription) {
+            stuck.unsettled = why;
+        }
     }
 
     /// Is there none?
@@ -125,6 +141,9 @@ fn text(stuck: &Stuck, name: Option<&str>, held: Option<&str>, now: Mono) -> Str
     );
     if !failure.detail.is_empty() {
         text += &format!(": {}", failure.detail);
+    }
+    if let Some(why) = &stuck.unsettled {
+        text += &format!("; it isn't settled by itself: {why}");
     }
     if let Some(held) = held {
         text += &format!("; {whose} holds back {held} for it");

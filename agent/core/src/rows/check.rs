@@ -1,7 +1,8 @@
 //! One round of the check: what was named is compared behind a fence, and mended.
 
+use super::rivals::outlives;
 use super::rule::{Ruling, judge};
-use super::{Moment, Seen, Stamp, Version};
+use super::{Moment, OLDER_RIVAL, Seen, Stamp, Version};
 use crate::ids::NodeId;
 use crate::verify::Key;
 use futures_util::future::{join_all, try_join_all};
@@ -307,7 +308,7 @@ async fn rule_out<H: Rows>(
         Ruling::Goes(_) => return Ok(()),
     };
     let ours = one.winner().and_then(|(_, version)| version.stamp);
-    let (key, seen, looked) = match (ours, &one.key) > (theirs, rival) {
+    let (key, seen, looked) = match outlives((ours, &one.key), (theirs, rival)) {
         true => (rival, &seen, &looked),
         false => (&one.key, &one.seen, &one.looked),
     };
@@ -319,7 +320,7 @@ async fn rule_out<H: Rows>(
             key: key.clone(),
             seen: Some(row.token),
             right: None,
-            rule: "an older row with the same unique value".to_owned(),
+            rule: OLDER_RIVAL.to_owned(),
             looked: *looked,
         };
         host.mend(*node, table, &[repair]).await?;

@@ -1,9 +1,10 @@
-//! Reads what PostgreSQL's `test_decoding` prints of deletes.
+//! Reads what PostgreSQL's `test_decoding` prints of rows.
 //!
 //! `table public.t: DELETE: id[integer]:1 name[text]:'it''s'`, and of an update that changed the key
 //! `table public.t: UPDATE: old-key: id[integer]:1 new-tuple: ...`; names are quoted like SQL's
 //! identifiers, texts like its literals (contrib/test_decoding/test_decoding.c).
 
+use super::check::RowValues;
 use crate::verify::Key;
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -66,12 +67,59 @@ pub fn decode(line: &str) -> Result<Option<Change>, BadLine> {
     let table = names.to_owned();
     let mut columns = BTreeMap::new();
     while !reader.rest.is_empty() && !reader.rest.starts_with(" new-tuple:") {
-        let (name, value) = reader.column()?;
-        if let Some(value) = value {
+        if let (name, Value::Text(value)) = reader.column()? {
             columns.insert(name, value);
         }
     }
     Ok(Some(Change::Gone { table, columns }))
+}
+
+/// A row as an insert or update leaves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// schema.table, quoted where needed.
+    pub table: String,
+    /// The values by their columns' names, `None` for NULL; large ones that an update has left as
+    /// they were are not in the line.
+    pub columns: RowValues,
+}
+
+/// Reads one line. `None` for all that leaves no row.
+pub fn written(line: &str) -> Result<Option<Written>, BadLine> {
+    let Some(rest) = line.strip_prefix("table ") else {
+        return Ok(None);
+    };
+    let mut reader = Reader {
+        whole: line.len(),
+        rest,
+    };
+    let table = reader.until_colon()?.to_owned();
+    let update = reader.take(" UPDATE:");
+    if !update && !reader.take(" INSERT:") {
+        return Ok(None);
+    }
+    if update && reader.take(" old-key:") {
+        while !reader.take(" new-tuple:") {
+            reader.column()?;
+        }
+    }
+    let mut columns = RowValues::new();
+    while !reader.rest.is_empty() && reader.rest != " (no-tuple-data)" {
+        match reader.column()? {
+            (name, Value::Text(text)) => columns.insert(name, Some(text)),
+            (name, Value::Null) => columns.insert(name, None),
+            (_, Value::Unchanged) => None,
+        };
+    }
+    Ok(Some(Written { table, columns }))
+}
+
+/// One value of a line.
+enum Value {
+    Null,
+    /// A large one that is as it was, and isn't told.
+    Unchanged,
+    Text(String),
 }
 
 struct Reader<'a> {
@@ -113,7 +161,7 @@ impl<'a> Reader<'a> {
         self.until(":")
     }
 
-    fn column(&mut self) -> Result<(String, Option<String>), BadLine> {
+    fn column(&mut self) -> Result<(String, Value), BadLine> {
         if !self.take(" ") {
             return self.bad();
         }
@@ -123,17 +171,18 @@ impl<'a> Reader<'a> {
         Ok((bare(name), self.value()?))
     }
 
-    fn value(&mut self) -> Result<Option<String>, BadLine> {
-        if self.take("'") {
-            return self.literal().map(Some);
-        }
-        if self.take("B'") {
-            return self.literal().map(Some);
+    fn value(&mut self) -> Result<Value, BadLine> {
+        if self.take("'") || self.take("B'") {
+            return self.literal().map(Value::Text);
         }
         let end = self.rest.find(' ').unwrap_or(self.rest.len());
         let (value, rest) = self.rest.split_at(end);
         self.rest = rest;
-        Ok((value != "null" && value != "unchanged-toast-datum").then(|| value.to_owned()))
+        Ok(match value {
+            "null" => Value::Null,
+            "unchanged-toast-datum" => Value::Unchanged,
+            text => Value::Text(text.to_owned()),
+        })
     }
 
     fn literal(&mut self) -> Result<String, BadLine> {
@@ -150,6 +199,16 @@ impl<'a> Reader<'a> {
             text.push('\'');
         }
     }
+}
+
+/// schema.table without quotes, as the server's log writes it.
+pub(super) fn unquoted(table: &str) -> String {
+    let mut quoted = false;
+    let parts = table.split(|letter| {
+        quoted ^= letter == '"';
+        letter == '.' && !quoted
+    });
+    parts.map(bare).collect::<Vec<_>>().join(".")
 }
 
 /// An identifier without its quotes.
@@ -233,6 +292,34 @@ mod tests {
         ] {
             assert_eq!(decode(line), Ok(None), "{line}");
         }
+    }
+
+    #[test]
+    fn written_rows_are_read_with_their_nulls() {
+        let read = |line: &str| written(line).unwrap().unwrap();
+        let row = read(
+            "table odd.\"T.x\": UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 \
+             a[text]:'it''s' b[text]:null c[text]:'null' d[text]:unchanged-toast-datum",
+        );
+        assert_eq!(unquoted(&row.table), "odd.T.x");
+        let expected = [
+            ("a", Some("it's")),
+            ("b", None),
+            ("c", Some("null")),
+            ("id", Some("2")),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+        assert_eq!(row.columns, expected.into());
+        let row = read("table public.t: INSERT: id[integer]:1");
+        assert_eq!(row.columns.len(), 1);
+        for line in [
+            "BEGIN 1",
+            "table public.t: DELETE: id[integer]:1",
+            "table public.t: TRUNCATE: (no-flags)",
+        ] {
+            assert_eq!(written(line), Ok(None), "{line}");
+        }
+        assert!(written("table public.t: UPDATE: old-key: id[integer]:1").is_err());
     }
 
     #[test]

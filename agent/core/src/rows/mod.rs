@@ -9,12 +9,14 @@
 
 mod check;
 mod decoded;
+mod rivals;
 mod rule;
 #[cfg(test)]
 mod tests;
 
 pub use check::{Failure, Mend, Mended, Repair, Round, RowValues, Rows, check};
-pub use decoded::{Change, decode};
+pub use decoded::{Change, Written, decode, written};
+pub use rivals::{Incoming, key_of, outlives};
 pub use rule::{Reason, Ruling, judge};
 
 use crate::ids::NodeId;
@@ -57,6 +59,9 @@ pub struct Seen {
     /// Has this node ordered repairs of it that may still be on their way?
     pub ordered: bool,
 }
+
+/// Why a row goes that another one has the unique value of; for the list of repairs.
+pub const OLDER_RIVAL: &str = "an older row with the same unique value";
 
 /// When a repair that was ordered is carried out at the latest, by the clock of the node that does
 /// it: after that it is refused. A repair that was on its way for longer may bring back a row that

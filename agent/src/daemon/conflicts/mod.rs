@@ -6,11 +6,13 @@
 
 mod lags;
 mod origins;
+mod rivals;
 mod round;
 mod rows;
 mod skip;
 mod tell;
 
+pub use rivals::run as settle_rivals;
 pub use skip::skip;
 pub use tell::tell;
 

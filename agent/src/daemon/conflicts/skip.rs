@@ -23,16 +23,11 @@ pub async fn skip(node: &Arc<Node>, provider: &str, which: &str) -> anyhow::Resu
     let target = membership::find(&roster, provider)?;
     let name = roster.name_of(target);
     let commit = stuck_at(node, target, &name, which)?;
-    let epoch = roster.epoch(target);
-    let epoch = epoch.with_context(|| format!("{name} has no database yet"))?;
-    let (subscription, slot) = edge(node, &pglogical_node_name(target, epoch))?;
-    let record = roster.records.get(&target);
-    let record = record.with_context(|| format!("nothing is known of {name} yet"))?;
-    let conninfo = dsn(node, target, record.endpoints.postgres)?;
-    let source = Source::new(&node.settings, conninfo, node.postgres.local_conninfo()?);
+    let edge = edge(node, target)?;
     let file = export_file(node, &name, commit)?;
-    let end = source
-        .export_transaction(&slot, commit.lsn, commit.xid, &file)
+    let end = edge
+        .source
+        .export_transaction(&edge.slot, (commit.lsn, commit.xid), &file)
         .await
         .with_context(|| {
             format!("{name} can't export it, so it is not skipped; is {name} reachable?")
@@ -40,7 +35,9 @@ pub async fn skip(node: &Arc<Node>, provider: &str, which: &str) -> anyhow::Resu
     std::fs::File::open(&file)
         .and_then(|whole| whole.sync_all())
         .with_context(|| format!("{} can't be written", file.display()))?;
-    node.postgres.pass(&subscription, commit.lsn, end).await?;
+    node.postgres
+        .pass(&edge.subscription, commit.lsn, end)
+        .await?;
     let text = format!(
         "transaction {} of {name} (commit {}) was skipped here; what it would have done is in {}. \
          The other nodes have it: make the rows equal, then: pgaa-agent verify",
@@ -83,17 +80,43 @@ fn stuck_at(node: &Node, target: NodeId, name: &str, which: &str) -> anyhow::Res
     Ok(commit)
 }
 
-/// The subscription to a provider, and its slot there.
-fn edge(node: &Node, provider: &str) -> anyhow::Result<(String, String)> {
+/// An edge that ends here.
+pub(super) struct Edge {
+    /// The provider's name.
+    pub(super) provider: String,
+    /// The subscription, here.
+    pub(super) subscription: String,
+    /// The slot, there.
+    pub(super) slot: String,
+    /// The provider's server.
+    pub(super) source: Source,
+}
+
+/// The edge from a node to this one.
+pub(super) fn edge(node: &Node, target: NodeId) -> anyhow::Result<Edge> {
+    let roster = node.knowledge.roster();
+    let roster = roster.context("this node is in no cluster: nothing is applied here")?;
+    let name = roster.name_of(target);
+    let epoch = roster.epoch(target);
+    let epoch = epoch.with_context(|| format!("{name} has no database yet"))?;
+    let provider = pglogical_node_name(target, epoch);
+    let record = roster.records.get(&target);
+    let record = record.with_context(|| format!("nothing is known of {name} yet"))?;
+    let conninfo = dsn(node, target, record.endpoints.postgres)?;
     let facts = node.last_facts();
     let facts = facts.context("PostgreSQL has not answered yet: pgaa-agent status")?;
     let found = facts
         .subscriptions
         .iter()
         .find(|(_, subscription)| subscription.provider == provider);
-    let (name, subscription) =
+    let (subscription, found) =
         found.context("there is no subscription to that node here: pgaa-agent status")?;
-    Ok((name.clone(), subscription.slot.clone()))
+    Ok(Edge {
+        provider: name,
+        subscription: subscription.clone(),
+        slot: found.slot.clone(),
+        source: Source::new(&node.settings, conninfo, node.postgres.local_conninfo()?),
+    })
 }
 
 fn export_file(node: &Node, name: &str, commit: Commit) -> anyhow::Result<PathBuf> {

@@ -11,7 +11,7 @@
 --   values ($1 as for look): keys, xmin, all values but generated ones by their columns' names;
 --   held   ($1 text[] key): the row as JSON and its xmin, locked;
 --   insert ($1 text[] values by their columns' names): unless there is such a key;
---   rivals ($1 as for insert, $2 text[] key): the key of another row with the same value of a
+--   rivals ($1 as for insert, $2 text[] key): the keys of other rows with the same value of a
 --     unique column (of plain indexes: not of those on expressions, nor of partial ones);
 --   update ($1 as for insert, $2 text[] key), delete ($1 text[] key);
 -- then the names of the columns of its key, and of all columns but generated ones.
@@ -144,7 +144,7 @@ SELECT pg_catalog.hashtextextended(p.shape || ' | ' || p.key, 0),
        pg_catalog.format('INSERT INTO %s AS pgaa_row (%s) OVERRIDING SYSTEM VALUE VALUES (%s) '
            'ON CONFLICT (%s) DO NOTHING RETURNING to_jsonb(pgaa_row)::text',
            p.name, p.names, p.given, p.key),
-       pg_catalog.format('SELECT ARRAY[%s] FROM ONLY %s WHERE (%s) AND NOT (%s) LIMIT 1',
+       pg_catalog.format('SELECT ARRAY[%s] FROM ONLY %s WHERE (%s) AND NOT (%s)',
            p.texts, p.name, coalesce(p.same, 'false'),
            pg_catalog.replace(p.keyed, '$K', '$2')),
        CASE WHEN p.sets IS NOT NULL THEN pg_catalog.format(
