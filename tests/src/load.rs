@@ -32,7 +32,12 @@ const TABLES: [(&str, &str); 8] = [
 
 /// The replicated tables in which nodes change each other's rows, with their keys: equal only once
 /// the row check has seen to them.
-pub const CROSSED: [(&str, &str); 2] = [("crossed", "id"), ("reborn", "region || '/' || code")];
+pub const CROSSED: [(&str, &str); 4] = [
+    ("crossed", "id"),
+    ("reborn", "region || '/' || code"),
+    ("houses", "id"),
+    ("tenants", "id"),
+];
 
 /// How long rows may take to be equal everywhere after the load. A bound for "never".
 const EQUAL_MAX: Duration = Duration::from_secs(90);
@@ -48,6 +53,8 @@ pub enum Workload {
     Crossed,
     /// Keys are inserted, changed, deleted and inserted again by all nodes.
     Reborn,
+    /// Rows with a secondary unique key, and rows that others refer to.
+    Settled,
 }
 
 impl Workload {
@@ -57,6 +64,7 @@ impl Workload {
             Workload::Same => "same",
             Workload::Crossed => "crossed",
             Workload::Reborn => "reborn",
+            Workload::Settled => "settled",
         }
     }
 }

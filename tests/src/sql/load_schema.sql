@@ -33,6 +33,13 @@ create table public.crossed (
 create table public.reborn (
     region int, code text, node int not null, value int not null, primary key (region, code));
 
+-- A secondary unique key, and rows that refer to rows which others delete.
+create table public.houses (id int primary key, node int not null);
+create table public.tenants (
+    id bigint primary key, mail text not null unique,
+    house int not null references public.houses on delete cascade, node int not null);
+create index tenants_by_house on public.tenants (house);
+
 create schema harness;
 create sequence harness.keys;
 create table harness.acknowledged (id bigint primary key);
@@ -100,4 +107,26 @@ begin
     when 1 then update public.reborn set node = n, value = value + 1 where region = r and code = c;
     else delete from public.reborn where region = r and code = c;
     end case;
+end $$;
+
+-- All nodes let tenants move in and out, take over each other's address, and pull down houses.
+create procedure harness.settled(n int) language plpgsql as $$
+declare
+    new_mail text := 'mail ' || floor(random() * 2000);
+    place int := floor(random() * 50);
+begin
+    case floor(random() * 10)
+    when 0 then delete from public.houses where id = place;
+    when 1, 2 then insert into public.houses values (place, n) on conflict do nothing;
+    when 3 then delete from public.tenants where mail = new_mail;
+    when 4, 5, 6 then
+        update public.tenants set mail = new_mail, node = n where id = (
+            select t.id from public.tenants as t order by random() limit 1);
+    else
+        insert into public.tenants
+            select n * 1000000000::bigint + nextval('harness.keys'), new_mail, h.id, n
+              from public.houses as h order by random() limit 1;
+    end case;
+exception when unique_violation or foreign_key_violation then
+    null;
 end $$;

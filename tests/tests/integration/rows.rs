@@ -61,6 +61,8 @@ fn add_load(load: &mut Vec<Load>, nodes: &[&Node]) -> Result<()> {
     for workload in [Workload::Crossed, Workload::Reborn] {
         load.push(Load::start(nodes, workload, Rate::PerSecond(100))?);
     }
+    // Two rows with one value stop a stream for a second or two: a few of them, among many.
+    load.push(Load::start(nodes, Workload::Settled, Rate::PerSecond(5))?);
     Ok(())
 }
 
@@ -82,6 +84,38 @@ fn rows_that_a_cut_has_set_apart_are_mended() -> Result<()> {
         sleep(seconds(10));
         cluster.net.heal()?;
         sleep(seconds(5));
+        stop(load)?;
+        await_clean(cluster, &nodes)
+    })
+}
+
+/// What was written with a wrong clock may win where it should not. But all nodes are equal, and
+/// nothing that is later there is undone by a repair.
+#[test]
+fn rows_that_a_wrong_clock_has_ordered_are_the_same_everywhere() -> Result<()> {
+    play_unstarted(3, |cluster| {
+        let nodes: [&Node; 3] = cluster.each()?;
+        let [a, b, c] = nodes;
+        for node in nodes {
+            node.shift_clock(0.0)?;
+            node.configure_agent(&cluster.config(3))?;
+        }
+        cluster.boot(&nodes)?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_tables(cluster, &nodes)?;
+        let mut load = Vec::new();
+        add_load(&mut load, &nodes)?;
+        sleep(seconds(2));
+        b.shift_clock(60.0)?;
+        sleep(seconds(4));
+        cluster.net.cut(a.name(), b.name())?;
+        sleep(seconds(5));
+        cluster.net.heal()?;
+        sleep(seconds(2));
+        c.kill9_postmaster()?;
+        sleep(seconds(1));
+        c.start_postgres()?;
+        cluster.eventually(RECOVERY_MAX, "the mesh is whole", Cluster::assembled)?;
         stop(load)?;
         await_clean(cluster, &nodes)
     })
