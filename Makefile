@@ -53,6 +53,7 @@ test: packages format build lint check-tests
 packages:
 	@.ci/install-packages $(TEST_PACKAGES)
 	@.ci/unpack-chrony
+	@.ci/s3-server
 
 build:
 	@echo "== build"

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod disk;
 pub mod load;
 pub mod net;
 pub mod node;

@@ -56,8 +56,19 @@ pub fn sweep() -> Result<()> {
     for entry in fs::read_dir(ROOT)? {
         let entry = entry?;
         if is_abandoned(&entry.file_name().to_string_lossy()) {
+            unmount_below(&entry.path())?;
             fs::remove_dir_all(entry.path())?;
         }
+    }
+    Ok(())
+}
+
+/// Takes away the file systems that are mounted somewhere below a directory.
+fn unmount_below(directory: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for place in places.filter(|place| Path::new(place).starts_with(directory)) {
+        call("umount", &["--lazy", place])?;
     }
     Ok(())
 }

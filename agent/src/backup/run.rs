@@ -244,8 +244,13 @@ impl Said {
             }
         } else if !line.starts_with(SET_IN) {
             self.open = false;
-        } else if self.open && !line.trim_start().starts_with("HINT:") {
-            self.add(line.trim_start());
+        } else if self.open {
+            let line = line.trim_start();
+            // What HTTP has said word by word follows: it helps those who look into the log.
+            self.open = !line.starts_with("***");
+            if self.open && !line.starts_with("HINT:") {
+                self.add(line);
+            }
         }
     }
 
@@ -306,6 +311,11 @@ mod tests {
             "unable to find a valid repository: repo1: [FileOpenError] unable to open '/r': [13] \
              Permission denied"
         );
+        let http = hear(
+            "ERROR: [039]: HTTP request failed with 403 (FORBIDDEN):\n            \
+             *** Path/Query ***:\n            HEAD /shop/x\n            *** Request Headers ***:\n",
+        );
+        assert_eq!(http.words, "HTTP request failed with 403 (FORBIDDEN):");
         let early = hear("ERROR: [055]: unable to open missing file '/x' for read\n");
         assert_eq!(early.code, Some(55));
         let long = hear(&format!("ERROR: [25]: {}", "ä".repeat(1000)));

@@ -6,10 +6,11 @@ use crate::{ASSEMBLY_MAX, RECOVERY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
 use pgaa_core::status::{EdgeRow, StatusReport};
 use pgaa_tests::cluster::Cluster;
-use pgaa_tests::command::{call, server_directory};
+use pgaa_tests::command::call;
+use pgaa_tests::disk::SmallDisk;
 use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play_unstarted;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -20,30 +21,12 @@ const DISK_MB: u64 = 320;
 /// an application doesn't fill a real disk within the time of one look either.
 const PACE: Duration = Duration::from_millis(200);
 
-/// A small file system, taken away when this is dropped.
-struct SmallDisk(PathBuf);
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let path = self.0.to_string_lossy();
-        // Its server still runs; the file system goes with the server's last open file.
-        if let Err(error) = call("umount", &["--lazy", &path]) {
-            eprintln!("{path} stays mounted: {error:#}");
-        }
-    }
-}
-
 /// Puts the WAL of a node that doesn't run on a disk of its own.
 fn small_disk(node: &Node) -> Result<SmallDisk> {
     let data = node.data_directory();
     let wal = data.with_file_name("wal");
-    server_directory(&wal, 0o700)?;
-    let size = format!("size={DISK_MB}m,mode=0700");
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    call("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &text(&wal)])?;
-    let disk = SmallDisk(wal.clone());
-    let reference = format!("--reference={}", text(&data));
-    call("chown", &[&reference, &text(&wal)])?;
+    let disk = SmallDisk::mount(&wal, DISK_MB)?;
     let pg_wal = text(&data.join("pg_wal"));
     call("cp", &["-a", &format!("{pg_wal}/."), &text(&wal)])?;
     call("rm", &["-r", &pg_wal])?;

@@ -1,16 +1,18 @@
 //! What is asked of pgBackRest and the repository, one at a time, beside the loop.
 
 use super::archive::of;
+use super::pace::AGAIN_MAX;
+use super::retention::{expire, former, kept_from};
 use super::{Held, Keeper};
 use crate::backup::{BackupError, PgBackRest, Step as Copied, Version};
-use crate::config::{Keep, Schedules};
+use crate::config::Schedules;
 use crate::events::Severity;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use log::{debug, info, warn};
 use pgaa_core::backup::archiving::Step;
-use pgaa_core::backup::due::{Because, covered, due};
-use pgaa_core::backup::repository::{StanzaContents, windows};
+use pgaa_core::backup::due::{covered, due};
+use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::backup::{BackupKind, Stanza};
 use pgaa_core::time::{Mono, Now, Wall};
 use std::future::Future;
@@ -19,10 +21,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-
-/// Between two attempts of something that failed; each failure doubles it, up to the second.
-const AGAIN_MIN: Duration = Duration::from_secs(10);
-const AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// Between two questions whether the repository takes WAL again.
 const PROBE: Duration = Duration::from_secs(20);
@@ -66,76 +64,6 @@ pub(super) struct Doing {
     pub work: Pin<Box<dyn Future<Output = Outcome> + Send>>,
 }
 
-/// When which errand may be tried next, and why the last one failed.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// Is the stanza there?
-    pub prepared: bool,
-    /// When the server was told once more what its command is.
-    pub repeated_at: Option<Mono>,
-    meet: Attempt,
-    prepare: Attempt,
-    push: Attempt,
-    backup: Attempt,
-    list: Attempt,
-}
-
-/// One kind of errand.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Attempt {
-    not_before: Option<Mono>,
-    failures: u32,
-    problem: Option<String>,
-}
-
-impl Attempt {
-    fn may(&self, now: Mono) -> bool {
-        self.not_before.is_none_or(|at| now >= at)
-    }
-
-    fn failed(&mut self, now: Mono, problem: String, pause_max: Duration) {
-        let pause = AGAIN_MIN.saturating_mul(1 << self.failures.min(10));
-        self.not_before = Some(now.plus(pause.min(pause_max)));
-        self.failures += 1;
-        self.problem = Some(problem);
-    }
-
-    fn succeeded(&mut self, now: Mono, pause: Duration) {
-        *self = Attempt {
-            not_before: Some(now.plus(pause)),
-            ..Attempt::default()
-        };
-    }
-}
-
-impl Pace {
-    /// Why archiving fails, as pgBackRest says it.
-    pub fn archive_problem(&self) -> Option<&str> {
-        let problems = [&self.push.problem, &self.prepare.problem];
-        problems.into_iter().flatten().next().map(String::as_str)
-    }
-
-    /// Why the last backup failed.
-    pub fn backup_problem(&self) -> Option<&str> {
-        self.backup.problem.as_deref()
-    }
-
-    /// Why the repository can't be read.
-    pub fn list_problem(&self) -> Option<&str> {
-        self.list.problem.as_deref()
-    }
-
-    fn of(&mut self, errand: &Errand) -> &mut Attempt {
-        match errand {
-            Errand::Meet => &mut self.meet,
-            Errand::Prepare(_) => &mut self.prepare,
-            Errand::Push(..) => &mut self.push,
-            Errand::Backup(_) => &mut self.backup,
-            Errand::List => &mut self.list,
-        }
-    }
-}
-
 impl Keeper {
     /// Begins what is most urgent, when nothing is under way.
     pub(super) fn errands(&mut self, now: Now) {
@@ -149,7 +77,9 @@ impl Keeper {
         if let Err(error) = config {
             let text = format!("{:#}", anyhow::Error::from(error));
             self.fitness = Some(Err(text.clone()));
-            self.pace.meet.failed(now.mono, text, AGAIN_MAX);
+            self.pace
+                .of(&Errand::Meet)
+                .failed(now.mono, text, AGAIN_MAX);
             return;
         }
         debug!("backups: {errand:?}");
@@ -171,34 +101,55 @@ impl Keeper {
 
     fn next(&mut self, now: Now) -> Option<Errand> {
         let own = self.own.clone()?;
-        let met = matches!(self.fitness, Some(Ok(_)));
-        if !met {
-            return self.pace.meet.may(now.mono).then_some(Errand::Meet);
+        if !matches!(self.fitness, Some(Ok(_))) {
+            return self.may(Errand::Meet, now);
         }
+        self.take_wish();
         let step = self.step();
-        if step == Step::Begin && !self.pace.prepared {
-            return self
-                .pace
-                .prepare
-                .may(now.mono)
-                .then_some(Errand::Prepare(own));
-        }
-        let failing = self.facts().is_some_and(|facts| facts.failing());
-        let archives = self.held.archiving.since.is_some();
-        if (step == Step::Probe || (archives && failing)) && self.pace.push.may(now.mono) {
-            match self.segment() {
-                Some(segment) => return Some(Errand::Push(own, segment)),
-                // There is nothing to try it with: archiving itself will tell.
-                None if step == Step::Probe => self.repository_is_back(),
-                None => {}
+        let fails = self.held.archiving.since.is_some()
+            && self.facts().is_some_and(|facts| facts.failing());
+        let trouble = fails || step == Step::Probe;
+        if !self.pace.prepared && (step == Step::Begin || (trouble && self.pace.asked.is_some())) {
+            let errand = self.may(Errand::Prepare(own.clone()), now);
+            if errand.is_some() || step == Step::Begin {
+                return errand;
             }
         }
-        if !failing {
-            self.pace.push.problem = None;
+        if trouble {
+            // A backup would fail as well: it has to wait.
+            return self.try_a_segment(own, step, now).or(self.look_up(now));
         }
-        if let Some(kind) = self.wanted(now) {
-            return Some(Errand::Backup(kind));
+        if self.pace.archives_again() {
+            self.repository_answers();
         }
+        let backup = self.wanted(now).map(Errand::Backup);
+        backup.or_else(|| self.look_up(now))
+    }
+
+    fn may(&mut self, errand: Errand, now: Now) -> Option<Errand> {
+        self.pace.of(&errand).may(now.mono).then_some(errand)
+    }
+
+    /// What an operator has asked for is done by whoever owns the backups.
+    fn take_wish(&mut self) {
+        if let Some(kind) = self.node.backups.asked().backup.take() {
+            self.pace.ask(kind);
+        }
+        if self.held.standing.claim.is_none() {
+            self.pace.asked = None;
+        }
+    }
+
+    fn try_a_segment(&mut self, own: Stanza, step: Step, now: Now) -> Option<Errand> {
+        let segment = self.segment();
+        if segment.is_none() && step == Step::Probe {
+            // There is nothing to try it with: archiving itself will tell.
+            self.repository_is_back();
+        }
+        self.may(Errand::Push(own, segment?), now)
+    }
+
+    fn look_up(&mut self, now: Now) -> Option<Errand> {
         let period = if self.held.standing.claim.is_some() {
             LIST_OWNER
         } else {
@@ -206,7 +157,7 @@ impl Keeper {
         };
         let fresh = |at: Mono| now.mono.since(at) < period && self.listed_for == self.claims();
         let old = !self.contents_at.is_some_and(fresh);
-        (old && self.pace.list.may(now.mono)).then_some(Errand::List)
+        old.then(|| self.may(Errand::List, now)).flatten()
     }
 
     fn claims(&self) -> Vec<(u64, bool)> {
@@ -218,10 +169,7 @@ impl Keeper {
     fn wanted(&mut self, now: Now) -> Option<BackupKind> {
         self.held.standing.claim?;
         let since = self.held.archiving.since?;
-        let asked = self.node.backups.asked().backup;
-        if asked.is_none() && !self.pace.backup.may(now.mono) {
-            return None;
-        }
+        self.may(Errand::Backup(BackupKind::Full), now)?;
         let own = self.own.as_ref()?;
         // What the repository holds isn't known: a full backup might be there.
         self.contents_at?;
@@ -231,12 +179,8 @@ impl Keeper {
         let due = due(now.wall, since, backups, &|kind, after| {
             next_of(schedules, kind, after)
         });
-        match (due, asked) {
-            (Some((kind, Because::NothingYet)), _) => Some(kind),
-            (_, Some(asked)) => Some(asked),
-            (Some((kind, Because::Scheduled(_))), None) => Some(kind),
-            (None, None) => None,
-        }
+        // The larger of the two serves for both.
+        due.map(|(kind, _)| kind).max(self.pace.asked)
     }
 
     fn backup(
@@ -255,7 +199,6 @@ impl Keeper {
         notes.extend(gap.map(|gap| ("gap-since-ms", gap.0.to_string())));
         let (keep, archiving) = (self.node.settings.backup.keep, self.archiving_nodes());
         let clocks = self.node.clocks;
-        self.node.backups.asked().backup = None;
         async move {
             let own = own.ok_or("PostgreSQL has not answered yet")?;
             let mut progress = |step: Copied| done.store(step.done, Ordering::Relaxed);
@@ -290,7 +233,7 @@ impl Keeper {
         match outcome {
             Ok(brought) => self.succeeded(&errand, brought, now),
             Err(problem) => {
-                if self.pace.of(&errand).problem.as_deref() != Some(problem.as_str()) {
+                if self.pace.of(&errand).problem() != Some(problem.as_str()) {
                     warn!("backups: {problem}");
                     self.say_failed(&errand, &problem);
                 }
@@ -328,7 +271,7 @@ impl Keeper {
             Errand::Push(..) => PROBE,
             Errand::Meet | Errand::Prepare(_) | Errand::Backup(_) | Errand::List => Duration::ZERO,
         };
-        self.pace.of(errand).succeeded(now.mono, pause);
+        let failed = self.pace.of(errand).succeeded(now.mono, pause);
         if let Some(version) = brought.version {
             self.fitness = Some(Ok(version));
         }
@@ -339,13 +282,27 @@ impl Keeper {
         }
         match errand {
             Errand::Prepare(_) => self.pace.prepared = true,
-            Errand::Push(..) if self.held.archiving.let_go => self.repository_is_back(),
+            Errand::Push(..) => {
+                if self.held.archiving.let_go {
+                    self.repository_is_back();
+                }
+                if failed {
+                    self.repository_answers();
+                }
+            }
             Errand::Backup(kind) => {
+                self.pace.asked = self.pace.asked.filter(|asked| asked > kind);
                 let text = format!("a {} backup was taken", kind.word());
                 self.node.event(Severity::Info, "backup_taken", text);
             }
-            Errand::Meet | Errand::Push(..) | Errand::List => {}
+            Errand::Meet | Errand::List => {}
         }
+    }
+
+    /// What has failed meanwhile is tried at once, and what is there looked up.
+    fn repository_answers(&mut self) {
+        self.pace.hurry();
+        self.contents_at = None;
     }
 
     /// The repository takes WAL again after some was let go.
@@ -426,128 +383,9 @@ async fn list(tool: PgBackRest) -> Outcome {
     })
 }
 
-/// Stanzas of nodes that have owned the backups and archive no more.
-fn former(
-    contents: &[StanzaContents],
-    own: &Stanza,
-    archiving: &[pgaa_core::ids::NodeId],
-) -> Vec<Stanza> {
-    let others = contents.iter().map(|contents| &contents.stanza);
-    let idle = others.filter(|stanza| {
-        let owner = stanza.parts().map(|(node, _)| node);
-        *stanza != own && owner.is_some_and(|owner| !archiving.contains(&owner))
-    });
-    idle.cloned().collect()
-}
-
-/// The first moment that has to stay possible to restore, where what this node has alone reaches
-/// back so far; `None` while what others have is still part of it.
-fn kept_from(contents: &[StanzaContents], own: &Stanza, keep: Keep, now: Wall) -> Option<Wall> {
-    const DAY_MS: i64 = 24 * 3_600 * 1_000;
-    let own = of(contents, own)?;
-    let full = own.backups.iter().filter(|b| b.kind == BackupKind::Full);
-    let full: Vec<Wall> = full.map(|backup| backup.stopped_at).collect();
-    let oldest = full.iter().min().copied()?;
-    match keep.days {
-        Some(days) => Some(Wall(now.0.saturating_sub(i64::from(days) * DAY_MS))),
-        None => (full.len() >= usize::from(keep.full)).then_some(oldest),
-    }
-}
-
-/// Former owners' stanzas go by the same retention. pgBackRest always keeps the last full backup
-/// of a stanza: one that ends before all that the retention keeps is removed whole.
-async fn expire(
-    tool: &PgBackRest,
-    contents: &[StanzaContents],
-    former: &[Stanza],
-    from: Option<Wall>,
-) {
-    for stanza in former {
-        let all = windows(contents);
-        let until = all
-            .iter()
-            .filter(|w| w.stanza == *stanza)
-            .map(|w| w.until)
-            .max();
-        let outlived = from.is_some_and(|from| until.is_some_and(|until| until < from));
-        let gone = match outlived {
-            true => tool.remove_stanza(stanza).await,
-            false => tool.expire(stanza).await,
-        };
-        match gone {
-            Ok(()) if outlived => {
-                info!("{stanza} was removed: all in it is older than what is kept")
-            }
-            Ok(()) => {}
-            Err(error) => warn!("what is too old in {stanza} can't be removed: {error}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgaa_core::backup::repository::BackupSet;
-    use pgaa_core::ids::{Lsn, NodeId};
-    use uuid::Uuid;
-
-    fn stanza(node: u128) -> Stanza {
-        Stanza::new(NodeId(Uuid::from_u128(node)), 1)
-    }
-
-    fn contents(node: u128, days: &[i64]) -> StanzaContents {
-        let at = |day: &i64| Wall(day * 24 * 3_600 * 1_000);
-        let backups = days.iter().map(|day| BackupSet {
-            label: String::new(),
-            kind: BackupKind::Full,
-            started_at: at(day),
-            stopped_at: at(day),
-            wal_start: Lsn(0),
-            wal_stop: Lsn(0),
-            size_bytes: 0,
-            stored_bytes: 0,
-            damaged_pages: false,
-            node_name: String::new(),
-            gap_since: None,
-        });
-        StanzaContents {
-            stanza: stanza(node),
-            backups: backups.collect(),
-            wal_last: None,
-            archived_at: None,
-            problem: None,
-            running: false,
-        }
-    }
-
-    #[test]
-    fn what_others_have_counts_until_the_owner_has_enough_itself() {
-        let now = contents(1, &[30]).backups[0].stopped_at;
-        let from = |days: &[i64], keep| {
-            let from = kept_from(&[contents(1, days)], &stanza(1), keep, now);
-            from.map(|from| from.0 / (24 * 3_600 * 1_000))
-        };
-        let by_count = Keep {
-            full: 2,
-            days: None,
-            differential: None,
-        };
-        assert_eq!(from(&[20], by_count), None);
-        assert_eq!(from(&[20, 27], by_count), Some(20));
-        let by_days = Keep {
-            days: Some(14),
-            ..by_count
-        };
-        assert_eq!(from(&[20, 27], by_days), Some(16));
-        assert_eq!(from(&[], by_days), None);
-    }
-
-    #[test]
-    fn only_stanzas_of_others_that_archive_no_more_are_former_ones() {
-        let all = [contents(1, &[1]), contents(2, &[1]), contents(3, &[1])];
-        let archiving = [NodeId(Uuid::from_u128(2))];
-        assert_eq!(former(&all, &stanza(1), &archiving), [stanza(3)]);
-    }
 
     #[test]
     fn schedules_name_the_next_time() {

@@ -7,6 +7,8 @@
 mod acts;
 mod archive;
 mod errand;
+mod pace;
+mod retention;
 mod tell;
 
 pub use acts::{list, move_to, owner, run_now};
@@ -17,6 +19,7 @@ use crate::events::Severity;
 use archive::Looked;
 use errand::{Doing, Errand};
 use log::warn;
+use pace::Pace;
 use pgaa_core::backup::archiving::Archiving;
 use pgaa_core::backup::claim::{
     self, BackupWord, Member, Standing, Vacancy, Verdict, Wish, highest,
@@ -126,7 +129,7 @@ struct Keeper {
     listed_for: Vec<(u64, bool)>,
     doing: Option<Doing>,
     /// When which errand may be tried next, and why the last one failed.
-    pace: errand::Pace,
+    pace: Pace,
     members: Vec<Member>,
 }
 
@@ -150,7 +153,7 @@ pub async fn run(node: Arc<Node>) {
         contents_at: None,
         listed_for: Vec::new(),
         doing: None,
-        pace: errand::Pace::default(),
+        pace: Pace::default(),
         members: Vec::new(),
         node,
     };

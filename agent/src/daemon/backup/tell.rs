@@ -102,10 +102,11 @@ impl Keeper {
         if age_ms < FAILING_TOO_LONG_MS {
             return None;
         }
-        let why = self
-            .pace
-            .archive_problem()
-            .unwrap_or("see the server's log");
+        let otherwise = match self.pace.takes_wal() {
+            true => "the repository takes WAL again, and the server tries within a minute",
+            false => "see the server's log",
+        };
+        let why = self.pace.archive_problem().unwrap_or(otherwise);
         let may = self.looked.as_ref().and_then(|looked| looked.bytes_max);
         let may = may.map_or_else(String::new, |may| format!(", {} MB may", may >> 20));
         Some(format!(

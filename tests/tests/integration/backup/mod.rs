@@ -1,10 +1,13 @@
 //! Backups by the real pgBackRest: one node owns them, another takes over, and a repository that
 //! fails in whatever way stops no database.
 
+mod s3;
+mod trouble;
+
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
 use pgaa_core::backup::repository::Window;
-use pgaa_core::status::BackupReport;
+use pgaa_core::status::{BackupReport, Health};
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::server_directory;
 use pgaa_tests::load::{Load, Rate, Workload, create_tables};
@@ -68,6 +71,30 @@ pub(crate) fn covered(node: &Node) -> Result<()> {
         "no full backup yet: {report:?}\n{}",
         node.agent_log()
     );
+    Ok(())
+}
+
+/// One finding of the backups says all of this, and a command that helps.
+fn says(node: &Node, severity: Health, code: &str, words: &[&str]) -> Result<()> {
+    let findings = node.status()?.findings;
+    let found = findings.iter().find(|finding| finding.code == code);
+    let found = found.with_context(|| format!("{}: no {code} in {findings:?}", node.name()))?;
+    for word in words {
+        ensure!(found.text.contains(word), "no {word:?} in {found:?}");
+    }
+    ensure!(found.severity == severity, "{found:?}");
+    ensure!(found.command.starts_with("pgaa-agent backup"), "{found:?}");
+    Ok(())
+}
+
+/// Nothing is wrong with the backups, as this node sees them.
+fn well(node: &Node) -> Result<()> {
+    let findings = node.status()?.findings;
+    let of_backups = ["backup", "archive", "wal_let_go"];
+    let bad = findings.iter().find(|finding| {
+        finding.severity > Health::Ok && of_backups.iter().any(|c| finding.code.starts_with(c))
+    });
+    ensure!(bad.is_none(), "{}: {bad:?}", node.name());
     Ok(())
 }
 
