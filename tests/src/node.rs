@@ -268,7 +268,7 @@ impl Node {
     /// `pgaa-agent --socket PATH <arguments>`, as the server's account.
     pub fn ask(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = as_server("timeout");
-        command.arg("10").arg(&self.agent_binary);
+        command.arg("30").arg(&self.agent_binary);
         command
             .arg("--socket")
             .arg(self.agent_socket())

@@ -102,7 +102,10 @@ pub enum Command {
         #[arg(long, value_parser = read_duration, default_value = "60s", value_name = "TIME")]
         timeout: Duration,
     },
-    /// Compare tables on all nodes, row by row, while they serve writes
+    /// Compare tables on all nodes, row by row, while they serve writes, and what they are made of
+    ///
+    /// Ends with 0 when all is equal, 1 when structures differ (indexes, columns, privileges and so
+    /// on) or not all could be compared, 2 when rows differ.
     Verify {
         /// schema.table, or the table alone where it is the only one of that name; all when none
         /// is named

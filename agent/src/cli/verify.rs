@@ -8,8 +8,8 @@ use super::terminal::{page, print};
 use pgaa_core::verify::{Finding, News, Report, Wish};
 use std::io::{self, IsTerminal, Write};
 
-/// Compares, and ends with 0 when all is equal, 1 when not all could be compared, 2 when rows
-/// differ.
+/// Compares, and ends with 0 when all is equal, 1 when not all could be compared or the structures
+/// differ, 2 when rows differ.
 pub async fn verify(global: &Global, wish: Wish, output: Output) -> Result<Exit, Failure> {
     let mut client = connect(global).await?;
     let mut news = client.verify(wish).await?;

@@ -24,6 +24,7 @@ mod reconciler;
 mod rhythm;
 mod rows;
 mod store;
+mod structure;
 mod surroundings;
 mod twins;
 mod verify;

@@ -51,6 +51,12 @@ pub async fn answer(node: &Node, table: &str, ask: CompareAsk) -> anyhow::Result
                     .collect(),
             )
         }
+        CompareAsk::Pieces(tables, after) => {
+            CompareAnswer::Pieces(sql.pieces(&tables, after.as_ref()).await?)
+        }
+        CompareAsk::Definitions(pieces, characters) => {
+            CompareAnswer::Definitions(sql.definitions(&pieces, characters).await?)
+        }
     })
 }
 
@@ -72,6 +78,7 @@ async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
     let began = node.clocks.mono();
     let (circle, left_out) = Circle::gather(node);
     let names = circle.names();
+    let structure = super::structure::compare(&circle, &wish.tables).await;
     let chosen = choose(node, &wish.tables);
     let count = chosen.len();
     let mut tables = Vec::with_capacity(count);
@@ -97,6 +104,7 @@ async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
         left_out,
         tables,
         took_ms: u64::try_from(took_ms).unwrap_or(u64::MAX),
+        structure: Some(structure),
     };
     if report.finding() == Finding::Different && wish.mending != Mending::Done {
         let rows: usize = report.tables.iter().map(|t| t.different.len()).sum();

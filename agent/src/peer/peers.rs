@@ -93,6 +93,9 @@ pub enum PeerError {
         /// Why.
         refusal: Refusal,
     },
+    /// The member doesn't know what it is asked.
+    #[error("{0} runs an older version that doesn't know this question; upgrade pgaa-agent there")]
+    TooOld(SocketAddr),
     /// The member sent what makes no sense.
     #[error(transparent)]
     BadAnswer(#[from] BadMessage),
@@ -316,10 +319,23 @@ impl Peers {
         (table, ask): (&str, CompareAsk),
     ) -> Result<CompareAnswer, PeerError> {
         let request = convert::compare_ask_out(table, &ask);
+        self.compare_by((node, address), request).await
+    }
+
+    pub(super) async fn compare_by(
+        &self,
+        member: (NodeId, SocketAddr),
+        request: wire::CompareRequest,
+    ) -> Result<CompareAnswer, PeerError> {
         let call = async |mut stub: Stub| stub.compare_rows(request).await;
-        Ok(convert::compare_answer(
-            self.call((node, address), COMPARE_TIMEOUT, call).await?,
-        )?)
+        let reply = self.call(member, COMPARE_TIMEOUT, call).await;
+        // Whoever doesn't know a kind of question reads it as none.
+        if let Err(PeerError::Refused { address, refusal }) = &reply
+            && convert::asks_nothing(refusal)
+        {
+            return Err(PeerError::TooOld(*address));
+        }
+        Ok(convert::compare_answer(reply?)?)
     }
 
     /// See [`super::MeshHost::check_rows`].

@@ -9,7 +9,7 @@ use pgaa_core::ids::{LineageId, Name, NodeId};
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::{Roster, Tombstone};
 use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Seen};
-use pgaa_core::verify::{Digest, Key, Range, RowHash};
+use pgaa_core::verify::{Definition, Digest, Key, PieceName, Pieces, Range, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -172,6 +172,10 @@ pub enum CompareAsk {
     Beat,
     /// Tell the heartbeats that have arrived.
     Heartbeats,
+    /// Pieces of the structure behind one of them: of these tables, or of all.
+    Pieces(Vec<String>, Option<PieceName>),
+    /// These pieces, with so many characters of their definitions.
+    Definitions(Vec<PieceName>, u32),
 }
 
 /// The answer to it.
@@ -187,6 +191,10 @@ pub enum CompareAnswer {
     Beat(u64),
     /// The newest number of each node.
     Heartbeats(BTreeMap<NodeId, u64>),
+    /// Pieces with their hashes, and whether there are more.
+    Pieces(Pieces),
+    /// Pieces as far as they are there.
+    Definitions(BTreeMap<PieceName, Definition>),
 }
 
 /// What a member asks another of rows that may differ.

@@ -36,6 +36,7 @@ mod sequences;
 pub mod server;
 mod session;
 mod source;
+mod structure;
 mod suspects;
 mod tables;
 

@@ -24,6 +24,7 @@ mod rollback;
 mod rows;
 mod slots;
 mod sql;
+mod structure;
 mod stuck;
 mod tables;
 mod verify;

@@ -8,11 +8,18 @@
 
 mod host;
 mod report;
+mod structure;
+#[cfg(test)]
+mod structure_tests;
 #[cfg(test)]
 mod tests;
 
 pub use host::{Digest, Failure, Key, Range, RowHash, Tables};
-pub use report::{DifferentRow, Finding, Mending, News, Report, TableReport, Wish};
+pub use report::{
+    DifferentPiece, DifferentRow, Finding, Mending, News, Report, StructureReport, TableReport,
+    Wish,
+};
+pub use structure::{Definition, Outcome, PieceName, Pieces, Structures, Unlike, structure};
 
 use crate::ids::NodeId;
 use futures_util::future::{try_join, try_join_all};

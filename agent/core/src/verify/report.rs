@@ -59,6 +59,36 @@ pub struct Report {
     pub tables: Vec<TableReport>,
     /// How long it took, milliseconds.
     pub took_ms: u64,
+    /// What the nodes' databases are made of; `None` in reports of agents that didn't compare it.
+    #[serde(default)]
+    pub structure: Option<StructureReport>,
+}
+
+/// How the structures of the nodes' databases differ.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StructureReport {
+    /// The names of the nodes whose structures were compared.
+    pub nodes: Vec<String>,
+    /// Nodes whose structures were not compared, though their rows may have been, and why.
+    pub left_out: Vec<String>,
+    /// What is not the same on all of them.
+    pub different: Vec<DifferentPiece>,
+    /// How many more pieces differ.
+    pub more: usize,
+}
+
+/// A piece of the structure that is not the same on all nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DifferentPiece {
+    /// table, column, index, constraint, privileges and so on.
+    pub kind: String,
+    /// schema.table.column, say, quoted where needed.
+    pub name: String,
+    /// A letter for each node, in the order of [`StructureReport::nodes`]: the same letter for the
+    /// same definition, `null` where there is none.
+    pub held: Vec<Option<char>>,
+    /// The definitions of A, B and so on; of long ones the part in which they differ.
+    pub definitions: Vec<String>,
 }
 
 /// The outcome of one table.
@@ -99,7 +129,7 @@ pub struct DifferentRow {
 pub enum Finding {
     /// All compared nodes hold the same rows, and all members were compared.
     Equal,
-    /// Not everything could be compared.
+    /// Not everything could be compared, or the nodes' databases are made differently.
     Open,
     /// Rows differ.
     Different,
@@ -110,12 +140,75 @@ impl Report {
     #[must_use]
     pub fn finding(&self) -> Finding {
         let tables = self.tables.iter().map(TableReport::finding);
-        let whole = match self.left_out.is_empty() {
+        let structure = self.structure.as_ref();
+        let made_alike = structure.is_none_or(StructureReport::is_equal);
+        let whole = match self.left_out.is_empty() && made_alike {
             true => Finding::Equal,
             false => Finding::Open,
         };
         tables.max().unwrap_or(Finding::Equal).max(whole)
     }
+}
+
+/// Of a definition so much is told, characters.
+const DEFINITION_TOLD: usize = 500;
+
+/// So much of it before the place where definitions part.
+const BEFORE_PARTING: usize = 100;
+
+impl StructureReport {
+    /// Were all nodes compared, and are they made alike?
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        self.left_out.is_empty() && self.different.is_empty()
+    }
+
+    /// What came of a comparison of nodes with these names.
+    #[must_use]
+    pub fn compared(
+        outcome: super::Outcome,
+        name: impl Fn(crate::ids::NodeId) -> String,
+    ) -> StructureReport {
+        let different = outcome.unlike.into_iter().map(|unlike| DifferentPiece {
+            held: letters(&unlike.held),
+            kind: unlike.piece.kind,
+            name: unlike.piece.name,
+            definitions: excerpts(unlike.texts.into_iter().map(|(_, text)| text).collect()),
+        });
+        let left_out = outcome.left_out.into_iter();
+        StructureReport {
+            different: different.collect(),
+            nodes: outcome.nodes.into_iter().map(&name).collect(),
+            left_out: left_out.map(|(_, why)| why.to_string()).collect(),
+            more: outcome.more,
+        }
+    }
+}
+
+/// Definitions as they are told: of long ones the part in which they differ.
+fn excerpts(texts: Vec<String>) -> Vec<String> {
+    let parting = |one: &String, other: &String| {
+        let pairs = one.chars().zip(other.chars());
+        pairs.take_while(|(one, other)| one == other).count()
+    };
+    let pairs = texts.windows(2).map(|pair| parting(&pair[0], &pair[1]));
+    let parting = pairs.min().unwrap_or(0);
+    let begin = match parting + BEFORE_PARTING > DEFINITION_TOLD {
+        true => parting - BEFORE_PARTING,
+        false => 0,
+    };
+    let cut = |text: String| {
+        let length = text.chars().count();
+        let told = text.chars().skip(begin).take(DEFINITION_TOLD);
+        let before = if begin > 0 { "... " } else { "" };
+        let behind = if length > begin + DEFINITION_TOLD {
+            " ..."
+        } else {
+            ""
+        };
+        format!("{before}{}{behind}", told.collect::<String>())
+    };
+    texts.into_iter().map(cut).collect()
 }
 
 impl TableReport {
@@ -189,6 +282,30 @@ mod tests {
     }
 
     #[test]
+    fn of_long_definitions_the_part_that_differs_is_told() {
+        let short = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(excerpts(short.clone()), short);
+        let lead = "é".repeat(3_000);
+        let long = |end: &str| format!("{lead}{end}{lead}");
+        let told = excerpts(vec![long("one"), long("two"), long("one")]);
+        assert!(
+            told[0].contains("éone") && told[1].contains("étwo"),
+            "{told:?}"
+        );
+        let framed = |text: &String| text.starts_with("... é") && text.ends_with("é ...");
+        assert!(told.iter().all(framed), "{told:?}");
+        assert!(
+            told.iter()
+                .all(|text| text.chars().count() == DEFINITION_TOLD + 8)
+        );
+        assert_eq!(
+            excerpts(vec![lead.clone()])[0].chars().count(),
+            DEFINITION_TOLD + 4
+        );
+        assert_eq!(excerpts(Vec::new()), Vec::<String>::new());
+    }
+
+    #[test]
     fn what_was_not_compared_is_not_called_equal() {
         let mut report = Report {
             schema_version: 1,
@@ -204,8 +321,29 @@ mod tests {
                 },
             )],
             took_ms: 1,
+            structure: None,
         };
         assert_eq!(report.finding(), Finding::Equal);
+        report.structure = Some(StructureReport::default());
+        assert_eq!(report.finding(), Finding::Equal);
+        let piece = DifferentPiece {
+            kind: "index".to_owned(),
+            name: "public.i".to_owned(),
+            held: vec![Some('A'), None],
+            definitions: Vec::new(),
+        };
+        let different = vec![piece];
+        report.structure = Some(StructureReport {
+            different,
+            ..StructureReport::default()
+        });
+        assert_eq!(report.finding(), Finding::Open, "made differently");
+        report.structure = Some(StructureReport {
+            left_out: vec!["b: upgrade it".to_owned()],
+            ..StructureReport::default()
+        });
+        assert_eq!(report.finding(), Finding::Open, "not compared");
+        report.structure = None;
         report.left_out.push("c does not answer".to_owned());
         assert_eq!(report.finding(), Finding::Open);
         report.left_out.clear();

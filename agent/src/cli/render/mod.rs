@@ -12,6 +12,7 @@ pub mod outcome;
 mod page;
 pub mod proof;
 pub mod status;
+mod structure;
 mod table;
 pub mod topology;
 pub mod verify;

@@ -149,9 +149,63 @@ fn a_comparison_that_found_something() {
             TableReport::failed("public.readings", why),
         ],
         took_ms: 7_300,
+        structure: None,
     };
     for columns in [80, 100] {
         let text = page(columns, |page| verify::write(page, &report));
         assert_golden("verify", columns, &text);
+    }
+}
+
+#[test]
+fn a_comparison_of_databases_that_are_made_differently() {
+    use pgaa_core::verify::{DifferentPiece, Report, StructureReport};
+    let piece = |kind: &str, name: &str, held: &str, definitions: &[&str]| DifferentPiece {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        held: held.chars().map(|c| (c != '-').then_some(c)).collect(),
+        definitions: definitions.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let body = format!("CREATE FUNCTION f()\n{}END", "line\u{1b}[2J\n".repeat(20));
+    let structure = StructureReport {
+        nodes: vec!["a".to_owned(), "b".to_owned()],
+        left_out: vec![
+            "c: 10.0.0.3:7432 runs an older version that doesn't know this question; upgrade \
+             pgaa-agent there"
+                .to_owned(),
+        ],
+        different: vec![
+            piece(
+                "function",
+                "public.f()",
+                "AB",
+                &[&body, "CREATE FUNCTION f()\nEND"],
+            ),
+            piece(
+                "column",
+                "public.orders.note",
+                "AB",
+                &["text", "text DEFAULT 'none'"],
+            ),
+            piece(
+                "index",
+                "public.orders_by_customer",
+                "A-",
+                &["CREATE INDEX orders_by_customer ON public.orders USING btree (customer)"],
+            ),
+        ],
+        more: 3,
+    };
+    let report = Report {
+        schema_version: 1,
+        nodes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
+        left_out: Vec::new(),
+        tables: Vec::new(),
+        took_ms: 2_300,
+        structure: Some(structure),
+    };
+    for columns in [80, 100] {
+        let text = page(columns, |page| verify::write(page, &report));
+        assert_golden("structure", columns, &text);
     }
 }

@@ -1,6 +1,6 @@
 //! The outcome of a comparison of all nodes.
 
-use super::{Align, Page, Table, Tint, words};
+use super::{Align, Page, Table, Tint, structure, words};
 use pgaa_core::verify::{Finding, Report, TableReport};
 
 /// Rows of one table that are shown at most; `-o json` has them all.
@@ -31,9 +31,15 @@ pub fn write(page: &mut Page, report: &Report) {
     for table in &report.tables {
         details(page, report, table);
     }
+    if let Some(report) = &report.structure {
+        structure::write(page, report);
+    }
     for text in &report.left_out {
         page.gap();
         page.paragraph("not compared  ", Tint::Odd, text);
+    }
+    if let Some(report) = &report.structure {
+        structure::advise(page, report);
     }
     if report.finding() == Finding::Different {
         let told = report.tables.iter().flat_map(|table| &table.different);

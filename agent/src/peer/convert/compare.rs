@@ -1,7 +1,7 @@
 //! What members ask one another to compare rows.
 
-use super::{Taken, bad, counted, node, node_out, required};
-use crate::peer::types::{CompareAnswer, CompareAsk};
+use super::{Taken, bad, counted, node, node_out, required, structure};
+use crate::peer::types::{CompareAnswer, CompareAsk, Refusal};
 use pgaa_core::verify::{Digest, Key, Range};
 use pgaa_proto::v1 as wire;
 use wire::compare_reply::Reply;
@@ -44,12 +44,21 @@ fn range_out(range: &Range) -> wire::KeyRange {
     }
 }
 
+/// The field of a question that is not known here.
+const ASK: &str = "compare.ask";
+
+/// Does a member refuse a question because it knows no such question?
+pub(in crate::peer) fn asks_nothing(refusal: &Refusal) -> bool {
+    let missing = format!("{ASK} is missing");
+    refusal.code == "malformed" && refusal.message.contains(&missing)
+}
+
 /// A question about rows.
 pub(in crate::peer) fn compare_ask(request: wire::CompareRequest) -> Taken<(String, CompareAsk)> {
     if request.table.len() > TABLE_BYTES_MAX {
         return bad("compare.table", "is too long");
     }
-    let ask = match required("compare.ask", request.ask)? {
+    let ask = match required(ASK, request.ask)? {
         Ask::Digest(asked) => CompareAsk::Digest(range(asked)?),
         Ask::Rows(asked) => CompareAsk::Rows(range(asked)?),
         Ask::Bound(wire::BoundAsk { range: asked, step }) => {
@@ -61,6 +70,8 @@ pub(in crate::peer) fn compare_ask(request: wire::CompareRequest) -> Taken<(Stri
         }
         Ask::Beat(wire::FenceAsk {}) => CompareAsk::Beat,
         Ask::Heartbeats(wire::FenceAsk {}) => CompareAsk::Heartbeats,
+        Ask::Pieces(asked) => structure::pieces_ask(asked)?,
+        Ask::Definitions(asked) => structure::definitions_ask(asked)?,
     };
     Ok((request.table, ask))
 }
@@ -79,6 +90,14 @@ pub(in crate::peer) fn compare_ask_out(table: &str, ask: &CompareAsk) -> wire::C
         }),
         CompareAsk::Beat => Ask::Beat(wire::FenceAsk {}),
         CompareAsk::Heartbeats => Ask::Heartbeats(wire::FenceAsk {}),
+        CompareAsk::Pieces(tables, after) => Ask::Pieces(wire::PiecesAsk {
+            tables: tables.clone(),
+            after: after.as_ref().map(structure::name_out),
+        }),
+        CompareAsk::Definitions(pieces, characters) => Ask::Definitions(wire::DefinitionsAsk {
+            pieces: pieces.iter().map(structure::name_out).collect(),
+            characters: *characters,
+        }),
     };
     wire::CompareRequest {
         table: table.to_owned(),
@@ -109,6 +128,8 @@ pub(in crate::peer) fn compare_answer(reply: wire::CompareReply) -> Taken<Compar
             let one = |beat: wire::NewestBeat| Ok((node("compare.node", &beat.node)?, beat.number));
             CompareAnswer::Heartbeats(heartbeats.into_iter().map(one).collect::<Taken<_>>()?)
         }
+        Reply::Pieces(pieces) => CompareAnswer::Pieces(structure::pieces(pieces)?),
+        Reply::Definitions(answer) => CompareAnswer::Definitions(structure::definitions(answer)?),
     })
 }
 
@@ -142,6 +163,10 @@ pub(in crate::peer) fn compare_answer_out(answer: &CompareAnswer) -> wire::Compa
             Reply::Heartbeats(wire::ArrivedHeartbeats {
                 heartbeats: heartbeats.collect(),
             })
+        }
+        CompareAnswer::Pieces(pieces) => Reply::Pieces(structure::pieces_out(pieces)),
+        CompareAnswer::Definitions(answer) => {
+            Reply::Definitions(structure::definitions_out(answer))
         }
     };
     wire::CompareReply { reply: Some(reply) }

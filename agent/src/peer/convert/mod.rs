@@ -11,10 +11,13 @@ mod mesh;
 mod pairing;
 mod record;
 mod roster;
+mod structure;
 mod tokens;
 
 pub(super) use check::{check_answer, check_answer_out, check_ask, check_ask_out};
-pub(super) use compare::{compare_answer, compare_answer_out, compare_ask, compare_ask_out};
+pub(super) use compare::{
+    asks_nothing, compare_answer, compare_answer_out, compare_ask, compare_ask_out,
+};
 pub(super) use join::{
     lease_answer, lease_answer_out, lease_ask, lease_ask_out, step_answer, step_answer_out,
     step_ask, step_ask_out,

@@ -6,7 +6,8 @@ use crate::trust::verify::Unproven;
 use pgaa_core::ids::LineageId;
 use pgaa_core::roster::Tombstone;
 use pgaa_core::rows::{Mend, Mended, Repair, RowValues};
-use pgaa_core::verify::{Digest, Range};
+use pgaa_core::verify::{Definition, Digest, PieceName, Range};
+use pgaa_proto::v1 as wire;
 use std::time::Duration;
 
 async fn refusal_code(peers: &Peers, to: &Agent) -> String {
@@ -229,6 +230,52 @@ async fn questions_about_rows_keep_every_field() {
     );
     let nameless = asked(CompareAsk::Look(vec![Vec::new()])).await;
     assert!(nameless.is_err(), "a key without columns");
+}
+
+#[tokio::test]
+async fn questions_about_structure_keep_every_field_and_unknown_ones_are_told_apart() {
+    let ca = authority(Clocks::start().wall());
+    let (one, two) = (
+        Agent::member(1, &ca, 0).await,
+        Agent::member(2, &ca, 0).await,
+    );
+    let peers = two.peers();
+    let asked = async |ask| peers.compare(one.node, one.address, ("", ask)).await;
+    let piece = PieceName {
+        kind: "index".to_owned(),
+        name: "public.\"a\u{1}\"".to_owned(),
+    };
+    let tables = vec!["a".to_owned(), "b".to_owned()];
+    let pieces = asked(CompareAsk::Pieces(tables, Some(piece.clone()))).await;
+    let expected = BTreeMap::from([(piece.clone(), [i64::MIN, -1])]);
+    assert_eq!(pieces.unwrap(), CompareAnswer::Pieces((expected, true)));
+    let none = asked(CompareAsk::Pieces(Vec::new(), None)).await;
+    let expected = CompareAnswer::Pieces((BTreeMap::new(), false));
+    assert_eq!(none.unwrap(), expected);
+    let defined = asked(CompareAsk::Definitions(vec![piece.clone()], 2)).await;
+    let definition = Definition {
+        hash: [1, i64::MAX],
+        text: "\u{1}\n\u{1}\n".to_owned(),
+        within: vec!["table a".to_owned(), String::new()],
+    };
+    let expected = BTreeMap::from([(piece.clone(), definition)]);
+    assert_eq!(defined.unwrap(), CompareAnswer::Definitions(expected));
+    let endless = PieceName {
+        name: "x".repeat(3_000),
+        ..piece
+    };
+    let refused = asked(CompareAsk::Definitions(vec![endless], 0)).await;
+    assert!(
+        matches!(refused, Err(PeerError::Refused { .. })),
+        "{refused:?}"
+    );
+    // A kind of question that comes after this version is read as none.
+    let unknown = wire::CompareRequest {
+        table: String::new(),
+        ask: None,
+    };
+    let refused = peers.compare_by((one.node, one.address), unknown).await;
+    assert!(matches!(refused, Err(PeerError::TooOld(_))), "{refused:?}");
 }
 
 #[tokio::test]

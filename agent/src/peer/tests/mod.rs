@@ -18,7 +18,7 @@ use pgaa_core::record::Endpoints;
 use pgaa_core::roster::{Decree, FoundingMember, Roster};
 use pgaa_core::rows::{Mended, Moment, Repair, Seen, Stamp, Version};
 use pgaa_core::time::Wall;
-use pgaa_core::verify::{Digest, Key};
+use pgaa_core::verify::{Definition, Digest, Key};
 use ring::rand::SystemRandom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -245,6 +245,19 @@ impl MeshHost for Host {
             CompareAsk::Beat => CompareAnswer::Beat(table.len() as u64),
             CompareAsk::Heartbeats => {
                 CompareAnswer::Heartbeats(BTreeMap::from([(self.node, u64::MAX)]))
+            }
+            CompareAsk::Pieces(tables, after) => {
+                let pieces = after.into_iter().map(|piece| (piece, [i64::MIN, -1]));
+                CompareAnswer::Pieces((pieces.collect(), tables == ["a", "b"]))
+            }
+            CompareAsk::Definitions(pieces, characters) => {
+                let one = |text: &str| Definition {
+                    hash: [1, i64::MAX],
+                    text: text.repeat(characters as usize),
+                    within: vec!["table a".to_owned(), String::new()],
+                };
+                let defined = pieces.into_iter().map(|piece| (piece, one("\u{1}\n")));
+                CompareAnswer::Definitions(defined.collect())
             }
         })
     }
