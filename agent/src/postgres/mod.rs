@@ -14,6 +14,7 @@ pub mod conflicts;
 pub mod conninfo;
 mod deletes;
 mod digests;
+mod foreign_keys;
 pub mod gate;
 pub mod hba;
 mod heartbeat;
@@ -42,6 +43,7 @@ mod tables;
 
 pub use compare::Shape;
 pub use deletes::Deletes;
+pub use foreign_keys::Orphans;
 pub use gate::{admit, set_gate};
 pub use hba::Gate;
 pub use heartbeat::Flush;

@@ -334,15 +334,13 @@ impl Server {
             let stderr = current
                 .lines()
                 .find_map(|line| line.strip_prefix("stderr "));
-            let files = match &self.kind {
-                Kind::Debian { version, name } => [
-                    Some(format!(
-                        "/var/log/postgresql/postgresql-{version}-{name}.log"
-                    )),
-                    None,
-                ],
-                Kind::Bare => [Some(START_LOG.to_owned()), stderr.map(str::to_owned)],
+            let start = match &self.kind {
+                Kind::Debian { version, name } => {
+                    format!("/var/log/postgresql/postgresql-{version}-{name}.log")
+                }
+                Kind::Bare => START_LOG.to_owned(),
             };
+            let files = [Some(start), stderr.map(str::to_owned)];
             let texts = files.into_iter().flatten().filter_map(|file| {
                 let bytes = fs::read(data_dir.join(file)).ok()?;
                 Some(tail(&String::from_utf8_lossy(&bytes)))

@@ -117,7 +117,46 @@ fn rows_that_a_wrong_clock_has_ordered_are_the_same_everywhere() -> Result<()> {
         c.start_postgres()?;
         cluster.eventually(RECOVERY_MAX, "the mesh is whole", Cluster::assembled)?;
         stop(load)?;
-        await_clean(cluster, &nodes)
+        await_clean(cluster, &nodes)?;
+        cluster.eventually(seconds(60), "conflicts of that time are marked", |_| {
+            let marked = "select count(*) from pgaa.conflict_history
+                where not clock_trusted and remote_node_name = 'b'";
+            let told = a.order(&["conflicts", "--pair", "a,b"])?;
+            let marked = a.sql(marked)?;
+            ensure!(marked != "0", "none is:\n{told}");
+            ensure!(told.contains("untrusted clock"), "{told}");
+            Ok(())
+        })?;
+        Ok(())
+    })
+}
+
+/// A house is pulled down on one node while somebody moves in on another: both are right there.
+#[test]
+fn rows_that_refer_to_nothing_are_told() -> Result<()> {
+    play(2, |cluster| {
+        let nodes: [&Node; 2] = cluster.each()?;
+        let [a, b] = nodes;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_tables(cluster, &nodes)?;
+        a.sql("insert into public.houses values (1, 1), (2, 1)")?;
+        a.sql("insert into public.tenants values (1, 'one', 1, 1)")?;
+        cluster.eventually(seconds(30), "b has the rows", |_| equal(&nodes))?;
+        cluster.net.cut("a", "b")?;
+        a.sql("delete from public.houses where id = 2")?;
+        b.sql("insert into public.tenants values (2, 'two', 2, 2)")?;
+        cluster.net.heal()?;
+        cluster.eventually(RECOVERY_MAX, "the node that deleted tells of it", |_| {
+            let events = a.order(&["events"])?;
+            let told = "1 rows of public.tenants refer to rows of public.houses that are gone";
+            let words: Vec<&str> = events.split_whitespace().collect();
+            ensure!(words.join(" ").contains(told), "{events}");
+            Ok(())
+        })?;
+        await_clean(cluster, &nodes)?;
+        let events = a.order(&["events"])? + &b.order(&["events"])?;
+        ensure!(!events.contains("1 rows of public.orders"), "{events}");
+        Ok(())
     })
 }
 

@@ -40,6 +40,7 @@ pub async fn run(node: Arc<Node>) {
     let mut tried = BTreeSet::new();
     loop {
         let edges = at_unique_columns(&mut stuck);
+        tried.retain(|(subscription, ..)| edges.iter().any(|(number, _)| number == subscription));
         for (subscription, edge) in edges {
             let Some((provider, commit)) = edge.provider.zip(edge.failure.commit) else {
                 continue;

@@ -4,6 +4,7 @@
 //! two that see to the same row do the same.
 
 mod mesh;
+mod orphans;
 mod wish;
 
 pub use wish::treat;
@@ -290,6 +291,7 @@ async fn round(node: &Arc<Node>, circle: &Circle<'_>, named: Vec<Named>) -> anyh
     let suspects = by_table(&exact);
     let mends = node.settings.policy.conflict_resolution == ConflictResolution::LastUpdateWins;
     let rounds = check(&Mesh(circle), &suspects, mends).await.map_err(told)?;
+    orphans::tell(node, &rounds).await;
     conclude(node, exact, &rounds).await
 }
 

@@ -107,7 +107,9 @@ const READY_TO_ACCEPT: &str = "database system is ready to accept connections";
 
 /// Everything PostgreSQL has logged on this machine.
 fn log_of_postgres(machine: &Machine) -> Result<String> {
-    machine.run("sh", &["-c", "cat /var/log/postgresql/*.log"])
+    // Before its collector runs, and after that.
+    let all = "cat /var/log/postgresql/*.log /var/log/postgresql/*/*.log";
+    machine.run("sh", &["-c", all])
 }
 
 /// How often PostgreSQL has taken up work on this machine, over all its boots.

@@ -317,7 +317,12 @@ impl Drop for Place {
                 .flatten();
             for log in logs.filter(|log| log.file_name().to_string_lossy().contains(name.as_str()))
             {
-                if let Err(error) = fs::remove_file(log.path()) {
+                let path = log.path();
+                let removed = match path.is_dir() {
+                    true => fs::remove_dir_all(&path),
+                    false => fs::remove_file(&path),
+                };
+                if let Err(error) = removed {
                     eprintln!("{} is still there: {error}", log.path().display());
                 }
             }
