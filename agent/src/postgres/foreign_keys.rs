@@ -34,7 +34,7 @@ impl Postgres {
             let keys: BTreeSet<Key> = rows
                 .iter()
                 .map(|row| column(sql.name, row, 0))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<_, SqlError>>()?;
             if !keys.is_empty() {
                 found.push(Orphans {
                     constraint: column(sql.name, &row, 0)?,

@@ -12,7 +12,7 @@ use crate::peer::{CheckAnswer, CheckAsk};
 use anyhow::{Context, bail, ensure};
 use pgaa_core::conflicts::stuck::{Stuck, StuckEdges};
 use pgaa_core::conflicts::{Commit, Failure};
-use pgaa_core::ids::NodeId;
+use pgaa_core::ids::{Lsn, NodeId};
 use pgaa_core::policy::ConflictResolution;
 use pgaa_core::rows::{
     Incoming, Mended, NamedBy, OLDER_RIVAL, Repair, Stamp, Suspect, key_of, outlives,
@@ -37,7 +37,7 @@ const TRIES: u32 = 5;
 /// Settles what it can for as long as the agent runs: once each time a worker has failed.
 pub async fn run(node: Arc<Node>) {
     let mut stuck = node.stuck.subscribe();
-    let mut tried = BTreeSet::new();
+    let mut tried: BTreeSet<(u32, Lsn, u32)> = BTreeSet::new();
     loop {
         let edges = at_unique_columns(&mut stuck);
         tried.retain(|(subscription, ..)| edges.iter().any(|(number, _)| number == subscription));

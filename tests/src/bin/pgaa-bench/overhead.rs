@@ -50,7 +50,7 @@ pub fn measure(cluster: &Cluster) -> Result<()> {
 
 /// Empty tables and their keys everywhere; the rows are made on one node, and replicated. Rows
 /// have room to be updated in their page, so that no round is slower because of an earlier one.
-fn fill(cluster: &Cluster, node: &Node) -> Result<()> {
+pub fn fill(cluster: &Cluster, node: &Node) -> Result<()> {
     for each in cluster.nodes() {
         pgbench(each, &["-i", "-I", "dtp", "-q", "-F", "50", "-s", SCALE])?;
     }
@@ -89,7 +89,7 @@ fn block(cluster: &Cluster, node: &Node) -> Result<Block> {
 }
 
 /// One round, after everybody has caught up with the one before. Transactions per second.
-fn round(cluster: &Cluster, node: &Node) -> Result<f64> {
+pub fn round(cluster: &Cluster, node: &Node) -> Result<f64> {
     catch_up(cluster, node)?;
     // Without the updates of branches (-N), which would measure how clients wait for each other.
     let said = pgbench(
@@ -187,7 +187,7 @@ fn pgbench(node: &Node, arguments: &[&str]) -> Result<String> {
 }
 
 /// The mean, and its standard error.
-fn mean(values: &[f64]) -> (f64, f64) {
+pub fn mean(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();

@@ -1,12 +1,15 @@
 //! Comparing a large table on three nodes against hashing it once on one of them.
 
-use crate::{NEVER, median, report};
-use anyhow::{Context, Result, ensure};
+use crate::{NEVER, median, overhead, report};
+use anyhow::{Context, Result, bail, ensure};
 use pgaa_agent::clock::Clocks;
 use pgaa_core::verify::{Finding, Report};
+use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::{as_server, output};
 use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 /// 545 MB.
 const TABLE: &str =
@@ -22,6 +25,9 @@ const PLAIN: &str = "set max_parallel_workers_per_gather = 0;
 
 /// Rounds of each; the middle one counts.
 const ROUNDS: usize = 3;
+
+/// Blocks of four rounds of pgbench: with, without, without, with.
+const BLOCKS: usize = 5;
 
 /// Measures and reports.
 pub fn compare() -> Result<()> {
@@ -50,7 +56,47 @@ pub fn compare() -> Result<()> {
             "1.5",
         );
         report("the same with rests", &line(median(&mut gentle)), "-");
-        Ok(())
+        effect(cluster, node)
+    })
+}
+
+/// What a comparison with rests takes from an application on the node that was asked. The three
+/// nodes share this machine's cores, so it counts three times here.
+fn effect(cluster: &Cluster, node: &Node) -> Result<()> {
+    overhead::fill(cluster, node)?;
+    overhead::round(cluster, node)?;
+    let mut ratios = Vec::new();
+    for _ in 0..BLOCKS {
+        let mut with = while_comparing(cluster, node)?;
+        let without = overhead::round(cluster, node)? + overhead::round(cluster, node)?;
+        with += while_comparing(cluster, node)?;
+        ratios.push((with / without).ln());
+    }
+    let (ratio, error) = overhead::mean(&ratios);
+    report(
+        &format!("pgbench while verify runs / without, {BLOCKS} blocks"),
+        &format!("{:.3} ± {:.3}", ratio.exp(), ratio.exp() * error),
+        "0.950 (± is a standard error)",
+    );
+    Ok(())
+}
+
+/// Transactions per second of a round during which comparisons run one after the other.
+fn while_comparing(cluster: &Cluster, node: &Node) -> Result<f64> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let comparing = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::Relaxed) {
+                verify(node, &[])?;
+            }
+            Ok(())
+        });
+        let speed = overhead::round(cluster, node);
+        over.store(true, Ordering::Relaxed);
+        match comparing.join() {
+            Ok(compared) => compared.and(speed),
+            Err(_) => bail!("the comparison panicked"),
+        }
     })
 }
 
