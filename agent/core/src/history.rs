@@ -63,6 +63,9 @@ pub struct History {
     pub rolled_back: BTreeMap<NodeId, RolledBack>,
     /// The furthest that others have seen of this node's database.
     pub vouched: Option<Vouched>,
+    /// The last start of this node's agent that others have heard of.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 impl History {
@@ -113,11 +116,13 @@ impl History {
             known.epoch != vouched.epoch && known.version < vouched.version
                 || known.epoch == vouched.epoch && known.wal < vouched.wal
         };
-        let news = vouched.wal != Lsn(0) && self.vouched.as_ref().is_none_or(more);
-        if news {
+        let later = record.generation > self.generation;
+        self.generation = self.generation.max(record.generation);
+        let further = vouched.wal != Lsn(0) && self.vouched.as_ref().is_none_or(more);
+        if further {
             self.vouched = Some(vouched);
         }
-        news
+        further || later
     }
 
     /// Does this node's database, whose WAL ends at `wal`, show less than it, or others, have seen

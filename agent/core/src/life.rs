@@ -25,6 +25,10 @@ pub struct Life {
     /// Is it set apart because this machine is a copy of another one, which is the member?
     #[serde(default)]
     pub copied: bool,
+    /// Are its contents given up, so that the next join begins as another database? Then it no
+    /// longer matters what was seen of them.
+    #[serde(default)]
+    pub renew: bool,
 }
 
 /// The stages. A node only moves forward through them, or to `Left`; but one that lacks changes

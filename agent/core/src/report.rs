@@ -345,9 +345,15 @@ fn way_back(inputs: &Inputs<'_>, around: &Surroundings) -> String {
                 reboot: the machine then joins as a node of its own"
             .to_owned();
     }
+    // Nobody knows whose rows these are, so that no cluster could be joined again.
+    if inputs.life.quarantined.is_none() {
+        return "pg_dump what this database holds, if somebody misses it; then systemctl stop pgaa-agent && \
+                pgaa-agent image seal && pg_dropcluster --stop 15 main && reboot: the machine then \
+                joins empty"
+            .to_owned();
+    }
     format!(
-        "save what only this database holds; then stop the agent, pgaa-agent forget {} on another \
-         member, and empty this machine: it joins anew",
+        "pgaa-agent rejoin {}: exports what this database holds, empties it, and joins anew",
         around.answered_by.name
     )
 }

@@ -122,6 +122,11 @@ pub const TRANSITIONS: &[Transition] = {
         t(Ready, Leaving, "leave"),
         t(Leaving, Left, "drained, edges removed"),
         t(Quarantined, Discovering, "the operator cleared it"),
+        t(
+            Quarantined,
+            Joining,
+            "rejoin: exported, and given up by its operator",
+        ),
     ]
 };
 

@@ -150,6 +150,17 @@ pub enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// The way back of a node that is set apart: exported, emptied, joined anew
+    ///
+    /// For a node that `status` calls quarantined because its database was rolled back (a snapshot, a
+    /// restored disk). Everything it holds is written to a file that `status` names; then its slots and
+    /// subscriptions are dropped on all nodes, and it joins like a new machine, with all rows of the
+    /// mesh. Rows that only this node had are in the file alone (pg_restore). A node that is not set
+    /// apart refuses.
+    Rejoin {
+        /// The name of this node: it is given up only when it is named
+        node: String,
+    },
     /// Go past a transaction of another node that can't be applied here, after it was exported
     SkipTransaction {
         /// Whose transaction: a name or UUID

@@ -126,6 +126,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
         Command::Forget { node, force } => {
             drive(acting::act(g, Act::Forget { node, force }, Output::Text))
         }
+        Command::Rejoin { node } => drive(acting::act(g, Act::Rejoin { node }, Output::Text)),
         Command::SkipTransaction {
             node,
             transaction,

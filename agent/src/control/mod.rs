@@ -113,6 +113,11 @@ pub enum Act {
         /// Which kind.
         kind: BackupKind,
     },
+    /// Give up what this node holds, which is set apart, and join anew.
+    Rejoin {
+        /// Its name: whoever asks knows whom.
+        node: String,
+    },
 }
 
 /// How an act went.
@@ -189,6 +194,7 @@ impl From<Act> for wire::ActRequest {
             Act::BackupRun { kind } => Wire::BackupRun(wire::BackupRunAct {
                 kind: kind.word().to_owned(),
             }),
+            Act::Rejoin { node } => Wire::Rejoin(wire::Rejoin { node }),
         };
         wire::ActRequest { act: Some(act) }
     }
@@ -240,6 +246,7 @@ fn read_act(request: wire::ActRequest) -> Result<Option<Act>, BadId> {
             };
             Act::BackupRun { kind }
         }
+        Wire::Rejoin(wire::Rejoin { node }) => Act::Rejoin { node },
     }))
 }
 

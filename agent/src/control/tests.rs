@@ -152,6 +152,7 @@ async fn every_act_arrives_as_it_was_sent() {
         Act::BackupRun {
             kind: pgaa_core::backup::BackupKind::Differential,
         },
+        Act::Rejoin { node: "c".into() },
     ];
     for act in &acts {
         let outcome = client.act(act.clone()).await.unwrap();

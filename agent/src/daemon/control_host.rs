@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use pgaa_core::conflicts::report::{Query, Report};
 use pgaa_core::founding::Released;
 use pgaa_core::ids::NodeId;
-use pgaa_core::life::Stage;
+use pgaa_core::life::{Life, Stage};
 use pgaa_core::status::StatusReport;
 use pgaa_core::verify::{News, Wish};
 use serde_json::{Value, json};
@@ -62,7 +62,8 @@ fn speaks(act: &Act) -> bool {
         | Act::FoundOnlyMe { .. }
         | Act::PromiseRelease { .. }
         | Act::SkipTransaction { .. }
-        | Act::BackupRun { .. } => true,
+        | Act::BackupRun { .. }
+        | Act::Rejoin { .. } => true,
         Act::BackupOwner { move_to } => move_to.is_some(),
         Act::TokenList
         | Act::BackupList
@@ -114,6 +115,7 @@ async fn perform(node: &Arc<Node>, act: Act) -> anyhow::Result<ActOutcome> {
         } => super::backup::move_to(node, &wanted).await,
         Act::BackupList => super::backup::list(node).await,
         Act::BackupRun { kind } => super::backup::run_now(node, kind),
+        Act::Rejoin { node: named } => rejoin(node, &named),
     }
 }
 
@@ -284,4 +286,66 @@ fn promise_release(node: &Node, candidate: NodeId) -> anyhow::Result<ActOutcome>
     };
     node.event(Severity::Warning, "promise_released", text.clone());
     Ok(ActOutcome::done(text))
+}
+
+fn rejoin(node: &Node, named: &str) -> anyhow::Result<ActOutcome> {
+    let name = node.settings.node.name.as_str();
+    let in_cluster = node.knowledge.roster().is_some();
+    if let Some(refusal) = keeps(&node.knowledge.life(), in_cluster, (name, named)) {
+        bail!(refusal);
+    }
+    super::join::start_over(node);
+    Ok(ActOutcome::done(format!(
+        "what {name} holds is exported, then it is emptied and joins anew: pgaa-agent status says \
+         how far it is, and names the file"
+    )))
+}
+
+/// Why a node keeps what it holds: only one that is set apart gives it up, when it is named; any
+/// other has a way that loses nothing.
+fn keeps(life: &Life, in_cluster: bool, (name, named): (&str, &str)) -> Option<String> {
+    if named != name {
+        return Some(format!(
+            "this node is {name}, not {named}; it gives up what it holds only when it is named: \
+             pgaa-agent rejoin {name}"
+        ));
+    }
+    if life.quarantined.is_none() {
+        return Some(format!(
+            "{name} is not set apart, and what it holds is the mesh's: pgaa-agent status"
+        ));
+    }
+    (!in_cluster)
+        .then(|| format!("{name} is in no cluster that it could join again: pgaa-agent status"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_node_that_is_set_apart_and_named_gives_up_what_it_holds() {
+        let apart = Life {
+            quarantined: Some("it was rolled back".to_owned()),
+            ..Life::default()
+        };
+        let refusal = |life: &Life, in_cluster, named| {
+            keeps(life, in_cluster, ("c", named)).unwrap_or_default()
+        };
+        assert_eq!(refusal(&apart, true, "c"), "");
+        let another = refusal(&apart, true, "a");
+        assert!(another.contains("this node is c, not a"), "{another}");
+        assert!(another.ends_with("pgaa-agent rejoin c"), "{another}");
+        let member = refusal(&Life::default(), true, "c");
+        assert!(member.starts_with("c is not set apart"), "{member}");
+        let nobody = refusal(&apart, false, "c");
+        assert!(nobody.starts_with("c is in no cluster"), "{nobody}");
+    }
+
+    #[test]
+    fn a_clone_gives_up_nothing_in_the_name_of_its_original() {
+        let node = "c".to_owned();
+        assert!(speaks(&Act::Rejoin { node }));
+        assert!(!speaks(&Act::TokenList));
+    }
 }

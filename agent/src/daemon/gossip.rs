@@ -32,8 +32,13 @@ const HINTS_MAX: usize = 1024;
 
 /// Runs gossip until the task is dropped.
 pub async fn run(node: Arc<Node>, hints: mpsc::Sender<NodeId>) {
+    let mut generation = node.identity.generation();
     let mut seals = seals(&node).await;
     loop {
+        if node.identity.generation() != generation {
+            generation = node.identity.generation();
+            seals = self::seals(&node).await;
+        }
         let Some((keyring, address)) = wait_for_membership(&node).await else {
             return;
         };
@@ -84,7 +89,8 @@ async fn once(
     let (commands, commands_taken) = mpsc::channel(64);
     let (view, mut views) = watch::channel(View::default());
     let (hint, mut hinted) = mpsc::channel(HINTS_MAX);
-    let me = Member::new(address, node.id(), node.identity.generation());
+    let generation = node.identity.generation();
+    let me = Member::new(address, node.id(), generation);
     let rng = SmallRng::from_rng(&mut rand::rng());
     let engine = Engine::new(me, network.profile, rng, node.clocks.mono());
     let ports = Ports {
@@ -102,7 +108,12 @@ async fn once(
     loop {
         tokio::select! {
             () = &mut gossip => return Ok(()),
-            () = node.clocks.pulse(KNOWN_PERIOD) => tell(node, &commands).await,
+            () = node.clocks.pulse(KNOWN_PERIOD) => {
+                if node.identity.generation() != generation {
+                    return Ok(());
+                }
+                tell(node, &commands).await;
+            }
             changed = ring.changed() => {
                 if changed.is_ok() && let Some(newest) = ring.borrow_and_update().clone() {
                     keys.send_replace(newest);

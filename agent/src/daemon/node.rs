@@ -119,6 +119,8 @@ pub struct Node {
     pub join_wanted: Notify,
     /// Does the plan want this node, a member, to be synchronised anew?
     pub resync_wanted: AtomicBool,
+    /// Has the operator of this node, which is set apart, given its contents up?
+    pub rejoin_wanted: AtomicBool,
     /// Rings when the plan sees every edge of a joiner alive both ways.
     pub join_linked: Notify,
     /// What is in the way of the join.
@@ -218,6 +220,7 @@ impl Node {
             stuck: watch::channel(StuckEdges::default()).0,
             join_wanted: Notify::new(),
             resync_wanted: AtomicBool::new(false),
+            rejoin_wanted: AtomicBool::new(false),
             join_linked: Notify::new(),
             join_problems: watch::channel(Vec::new()).0,
             join_progress: watch::channel(None).0,

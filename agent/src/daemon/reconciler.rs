@@ -320,6 +320,7 @@ impl Reconciler {
 
     fn publish(&mut self, look: &Look) {
         let node = &self.node;
+        self.publisher.generation = node.identity.generation();
         let previous = look.roster.as_ref().and_then(|r| r.records.get(&node.id()));
         let seen = Seen {
             now: look.now,

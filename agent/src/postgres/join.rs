@@ -3,6 +3,7 @@
 //! Must not know the protocol: `daemon::join` does.
 
 use super::Postgres;
+use super::deletes::DELETES_SLOT;
 use super::session::{Purpose, Session, SqlError, column, sql};
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -264,6 +265,24 @@ impl Postgres {
         session.row(&sql!("copy_session"), &[&origin]).await?;
         session.row(&sql!("copy_origin"), &[&origin]).await?;
         Ok(CopySession { session })
+    }
+
+    /// Makes the contents of this database nobody's: it is no pglogical node any more, gets a new
+    /// epoch, which is returned, and knows nothing of what was deleted before. Its edges must be
+    /// gone. Not idempotent: each call mints another.
+    pub async fn renew_epoch(&self) -> Result<DataEpoch, SqlError> {
+        // What it has deleted while it was set apart must be nobody's word about a row.
+        let _nobody_reads = self.inner.calm.lock().await;
+        let session = self.take(Purpose::Long).await?;
+        session.begin().await?;
+        session.rows(&sql!("node_drop"), &[]).await?;
+        let sql = sql!("epoch_renew");
+        let renewed = session.row(&sql, &[]).await?;
+        session.commit().await?;
+        session.rows(&sql!("slot_drop"), &[&DELETES_SLOT]).await?;
+        self.give_back(session);
+        self.inner.watch.lock().await.forget();
+        column(sql.name, &renewed, 0).map(DataEpoch)
     }
 
     /// Empties the database of the user's schemas, before a copy begins anew.

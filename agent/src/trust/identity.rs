@@ -6,7 +6,7 @@ use crate::durable::{self, DurableError};
 use pgaa_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 /// How many record versions are taken from the file at once: one fsync for so many versions,
@@ -28,12 +28,12 @@ struct Stored {
 pub struct Identity {
     path: PathBuf,
     node: NodeId,
-    generation: u64,
     versions: Mutex<Versions>,
 }
 
 #[derive(Debug)]
 struct Versions {
+    generation: u64,
     used: u64,
     reserved: u64,
 }
@@ -58,8 +58,8 @@ impl Identity {
         Ok(Identity {
             path,
             node: stored.node,
-            generation: stored.generation,
             versions: Mutex::new(Versions {
+                generation: stored.generation,
                 used: reserved,
                 reserved,
             }),
@@ -82,19 +82,38 @@ impl Identity {
     /// How often the agent has started on this identity: 1 the first time.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.lock().generation
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Versions> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on as a generation that nobody has seen yet, durably: for a node whose disk was
+    /// restored, and whose generations others have heard of before.
+    pub fn raise_generation(&self, seen: u64) -> Result<(), DurableError> {
+        let mut versions = self.lock();
+        let generation = versions.generation.max(seen).saturating_add(1);
+        let stored = Stored {
+            node: self.node,
+            generation,
+            versions_reserved: versions.reserved,
+        };
+        durable::write_json(&self.path, &stored)?;
+        versions.generation = generation;
+        Ok(())
     }
 
     /// The next version of this node's record: higher than every one before, also those of
     /// earlier runs. Writes to disk once in a block.
     pub fn next_record_version(&self) -> Result<u64, DurableError> {
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut versions = self.lock();
         let next = versions.used.saturating_add(1);
         if next > versions.reserved {
             let reserved = versions.reserved.saturating_add(VERSION_BLOCK);
             let stored = Stored {
                 node: self.node,
-                generation: self.generation,
+                generation: versions.generation,
                 versions_reserved: reserved,
             };
             durable::write_json(&self.path, &stored)?;
@@ -107,11 +126,11 @@ impl Identity {
     /// Never goes below `seen` again: for a node that meets its own record with a higher version
     /// than it remembers (its disk was restored).
     pub fn raise_record_version(&self, seen: u64) -> Result<(), DurableError> {
-        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut versions = self.lock();
         if seen > versions.reserved {
             let stored = Stored {
                 node: self.node,
-                generation: self.generation,
+                generation: versions.generation,
                 versions_reserved: seen,
             };
             durable::write_json(&self.path, &stored)?;
@@ -141,6 +160,19 @@ mod tests {
             Identity::open(elsewhere.path()).unwrap().node(),
             first.node()
         );
+    }
+
+    #[test]
+    fn a_generation_that_was_raised_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity::open(directory.path()).unwrap();
+        identity.raise_generation(7).unwrap();
+        assert_eq!(identity.generation(), 8);
+        identity.raise_generation(3).unwrap();
+        assert_eq!(identity.generation(), 9);
+        identity.next_record_version().unwrap();
+        let next = Identity::open(directory.path()).unwrap();
+        assert_eq!(next.generation(), 10);
     }
 
     #[test]

@@ -39,8 +39,107 @@ fn a_machine_that_was_put_back_is_set_apart() -> Result<()> {
             let what = format!("{} takes nothing from c", other.name());
             cluster.eventually(RECOVERY_MAX, &what, |_| distrusts(other, c))?;
         }
-        others_go_on(cluster, a, b)
+        others_go_on(cluster, a, b)?;
+        its_operator_gives_it_up(cluster, c)?;
+        write_orders(c, 10)?;
+        all_hold_the_same(cluster, 70)
     })
+}
+
+fn all_hold_the_same(cluster: &Cluster, count: usize) -> Result<()> {
+    const ROWS: &str =
+        "select count(*), md5(string_agg(o::text, ',' order by id)) from public.orders as o";
+    cluster.eventually(RECOVERY_MAX, "all rows are equal", |_| {
+        let first = cluster.nodes()[0].sql(ROWS)?;
+        ensure!(first.starts_with(&format!("{count}|")), "{first}");
+        for node in cluster.nodes() {
+            let rows = node.sql(ROWS)?;
+            ensure!(rows == first, "{} has {rows}, not {first}", node.name());
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A row that no other node ever had.
+const ONLY_HERE: &str = "7e57ab1e-0000-4000-8000-000000000001";
+
+/// The way out: nothing goes without its operator, and what goes is kept in a file.
+fn its_operator_gives_it_up(cluster: &Cluster, c: &Node) -> Result<()> {
+    c.sql(&format!(
+        "insert into public.orders values ('{ONLY_HERE}', 'c', 1)"
+    ))?;
+    // One that every node has, and only c's word would take away.
+    c.sql(&format!(
+        "delete from public.orders where ctid = (select min(ctid) from public.orders
+         where node = 'c' and id <> '{ONLY_HERE}')"
+    ))?;
+    let told = c.status()?.findings;
+    let way = told.iter().find(|f| f.code == "not_ready");
+    let way = way.context("no finding says so")?;
+    ensure!(way.command.contains("pgaa-agent rejoin c"), "{way:?}");
+    ensure!(c.order(&["rejoin", "a"]).is_err(), "another was named");
+    let member = &cluster.nodes()[0];
+    ensure!(
+        member.order(&["rejoin", member.name()]).is_err(),
+        "a member gave itself up"
+    );
+    is_apart(c)?;
+    c.order(&["rejoin", "c"])?;
+    cluster.eventually(RECOVERY_MAX, "c is a member again", Cluster::assembled)?;
+    for node in cluster.nodes() {
+        is_a_member_like_any(node)?;
+    }
+    let query = format!("select count(*) from public.orders where id = '{ONLY_HERE}'");
+    ensure!(c.sql(&query)? == "0", "its own row is still there");
+    its_row_is_in_the_export(c)?;
+    its_deletes_are_nobodys(cluster, c)
+}
+
+/// What it deleted while it was set apart is no word about a row of the mesh.
+fn its_deletes_are_nobodys(cluster: &Cluster, c: &Node) -> Result<()> {
+    const OPEN: &str = "select (select count(*) from pgaa.suspects),
+        (select count(*) from pgaa.deletes_known where since is not null)";
+    cluster.eventually(RECOVERY_MAX, "c remembers its deletes from now on", |_| {
+        let open = c.sql(OPEN)?;
+        ensure!(open == "0|1", "{open} rows are open, and since when");
+        Ok(())
+    })?;
+    let deleted = "select count(*) from pgaa.repairs where after is null";
+    for node in cluster.nodes() {
+        let mended = node.sql(deleted)?;
+        ensure!(mended == "0", "{} has deleted {mended} rows", node.name());
+    }
+    Ok(())
+}
+
+/// Two edges each way, and nothing told of the past.
+fn is_a_member_like_any(node: &Node) -> Result<()> {
+    let slots =
+        node.sql("select count(*) from pg_replication_slots where plugin = 'pglogical_output'")?;
+    let subscriptions = node.sql("select count(*) from pglogical.subscription")?;
+    ensure!(
+        (slots.as_str(), subscriptions.as_str()) == ("2", "2"),
+        "{} has {slots} slots and {subscriptions} subscriptions",
+        node.name()
+    );
+    let findings = node.status()?.findings;
+    let apart = findings.iter().find(|found| found.code == "rolled_back");
+    ensure!(apart.is_none(), "{apart:?}");
+    Ok(())
+}
+
+fn its_row_is_in_the_export(node: &Node) -> Result<()> {
+    let findings = node.status()?.findings;
+    let export = findings.iter().find(|found| found.code == "exported");
+    let text = &export.context("no finding names the export")?.text;
+    let file = text.rsplit(' ').next().unwrap_or_default();
+    let restored = call(
+        "/usr/lib/postgresql/15/bin/pg_restore",
+        &["--data-only", "--table=orders", "--file=-", file],
+    )?;
+    ensure!(restored.contains(ONLY_HERE), "{file} lacks the row");
+    Ok(())
 }
 
 fn parts(node: &Node) -> [(String, String); 2] {

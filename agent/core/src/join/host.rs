@@ -248,6 +248,11 @@ pub trait Host: Sync {
     fn facts(&self) -> impl Future<Output = Done<ServerFacts>> + Send;
     /// Drops every edge of this node: what an earlier attempt has left.
     fn clear(&self) -> impl Future<Output = Done<()>> + Send;
+    /// Was this node set apart, and has its operator given up what it holds?
+    fn given_up(&self) -> bool;
+    /// Gives the database, of which nothing is left on members, a new epoch, durably: what it held is
+    /// not given up any more, but gone. Returns when everything here speaks of that epoch.
+    fn renew(&self) -> impl Future<Output = Done<()>> + Send;
     /// Makes the slot for this node on the source, and brings structure and rows here as they
     /// are at its position, which it returns. What was here of the user's is dropped before.
     fn copy(&self, source: &Member) -> impl Future<Output = Done<Lsn>> + Send;

@@ -54,7 +54,8 @@ impl fmt::Display for Failure {
 }
 
 /// One attempt, from wherever the last one ended. Returns when this node may declare itself
-/// ready: every edge is alive both ways, and every member has promised to keep its slot.
+/// ready: every edge is alive both ways, and every member has promised to keep its slot. A node whose
+/// contents were given up only becomes another database by it, and the next attempt joins that.
 pub async fn attempt<H: Host>(host: &H) -> Result<(), Failure> {
     let way = Way::of(host.stage());
     if way == Way::Fill {
@@ -114,6 +115,10 @@ async fn end<H: Host>(host: &H, held: Held) {
 }
 
 async fn work<H: Host>(host: &H, held: &Held, way: Way) -> Result<(), Failure> {
+    if host.given_up() {
+        clear(host, held, &members(host)?).await?;
+        return host.renew().await;
+    }
     if way == Way::Anew {
         resync::prepare(host, held).await?;
     }
@@ -194,6 +199,14 @@ async fn spoiled<H: Host>(host: &H, source: &Member) -> Failure {
     }
 }
 
+/// Drops everything that this node has here and on members.
+async fn clear<H: Host>(host: &H, held: &Held, members: &[Member]) -> Result<(), Failure> {
+    host.clear().await?;
+    let dropped = members.iter().map(|m| held.step(host, m, Step::DropSlots));
+    try_join_all(dropped).await?;
+    Ok(())
+}
+
 /// Rows and streams, from the first slot to the hand-over.
 async fn bring<H: Host>(
     host: &H,
@@ -202,9 +215,7 @@ async fn bring<H: Host>(
     members: &[Member],
 ) -> Result<(), Failure> {
     // First, so that what an earlier attempt has left does not count as taken.
-    host.clear().await?;
-    let dropped = members.iter().map(|m| held.step(host, m, Step::DropSlots));
-    try_join_all(dropped).await?;
+    clear(host, held, members).await?;
     preflight::pass(host, held, source, members).await?;
     host.enter(JoinPhase::Copying)?;
     host.reached("copying").await;

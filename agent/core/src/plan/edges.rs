@@ -360,7 +360,7 @@ fn distrust(name: &str, because: &str) -> Finding {
         code: "rolled_back".to_owned(),
         text: format!("nothing is taken from {name}: {because}"),
         command: format!(
-            "pgaa-agent forget {name}, once its agent is stopped; emptied, its machine joins anew"
+            "pgaa-agent rejoin {name}, on {name}: it exports what it holds, and joins anew"
         ),
     }
 }

@@ -64,7 +64,8 @@ pub(super) fn distrusted(inputs: &Inputs<'_>, record: &NodeRecord) -> Option<Str
 /// Sets this node apart when it was rolled back, and keeps it there. Returns whether it is.
 pub(super) fn apart(view: &View<'_>, plan: &mut Plan) -> bool {
     let Some(because) = &view.inputs.life.quarantined else {
-        if let Some(because) = rolled_back(view.inputs) {
+        let kept = !view.inputs.life.renew;
+        if let Some(because) = rolled_back(view.inputs).filter(|_| kept) {
             plan.actions.push(Action::Quarantine { because });
             return true;
         }

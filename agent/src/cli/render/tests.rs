@@ -1,6 +1,8 @@
 //! Golden pages at 80 and 100 columns.
 
 use super::*;
+use crate::cli::args::Cli;
+use clap::CommandFactory;
 use jiff::tz::TimeZone;
 
 fn page(columns: usize, write: impl Fn(&mut Page)) -> String {
@@ -208,4 +210,17 @@ fn a_comparison_of_databases_that_are_made_differently() {
         let text = page(columns, |page| verify::write(page, &report));
         assert_golden("structure", columns, &text);
     }
+}
+
+/// What it does can't be undone, so its page has to say what becomes of the rows.
+#[test]
+fn the_help_of_rejoin() {
+    let mut program = Cli::command().term_width(80);
+    program.build();
+    let rejoin = program.find_subcommand("rejoin").unwrap().clone();
+    // What the variables hold on this machine is no part of it.
+    let mut rejoin = rejoin
+        .term_width(80)
+        .mut_args(|argument| argument.hide_env(true));
+    assert_golden("rejoin-help", 80, &rejoin.render_long_help().to_string());
 }

@@ -7,6 +7,9 @@ use crate::events::Severity;
 use crate::postgres::{Gate, Source};
 use anyhow::{Context, bail};
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name};
+use pgaa_core::life::Stage;
+use pgaa_core::record::JoinPhase;
+use pgaa_core::roster::Roster;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -16,6 +19,9 @@ const EXPORTS: &str = "exports";
 
 /// Sessions that are ended take a moment to go; a commit may still come of one.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
+
+/// The next look shows what was changed; a server that hangs must not hold everybody's lease.
+const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
@@ -34,6 +40,42 @@ pub(super) async fn shut(node: &Arc<Node>) -> anyhow::Result<()> {
     if let Some(prepared) = prepared.first() {
         bail!("a prepared transaction is on no other member yet: {prepared}");
     }
+    Ok(())
+}
+
+/// Makes a node that is set apart a joiner, by its operator's wish: its contents don't go to the
+/// others any more, so they are exported, and it joins as another database.
+pub(super) async fn give_up(node: &Arc<Node>) -> anyhow::Result<()> {
+    if node.knowledge.life().quarantined.is_none() {
+        return Ok(());
+    }
+    shut(node).await?;
+    export(node).await?;
+    // Its state was put back as well, and others take no frame of a generation that they know.
+    let seen = |roster: &Roster| roster.history.generation;
+    let seen = node.knowledge.with_roster(seen).unwrap_or_default();
+    node.identity.raise_generation(seen)?;
+    node.knowledge.live(|life| {
+        life.quarantined = None;
+        life.renew = true;
+        life.stage = Stage::Joining(JoinPhase::Leasing);
+    })?;
+    let text = "what this node held is given up by its operator: it joins anew";
+    node.event(Severity::Warning, "rejoining", text);
+    Ok(())
+}
+
+/// Makes this database another one, of which nobody has seen anything. Returns when this node
+/// speaks of it as that.
+pub(super) async fn renew(node: &Node) -> anyhow::Result<()> {
+    let epoch = node.postgres.renew_epoch().await?;
+    let mut local = node.local.subscribe();
+    let known = local.wait_for(|known| known.epoch == Some(epoch));
+    let known = tokio::time::timeout(KNOWN_WITHIN, known).await;
+    known
+        .context("the database's new epoch is not seen")?
+        .context("the agent ends")?;
+    node.knowledge.live(|life| life.renew = false)?;
     Ok(())
 }
 

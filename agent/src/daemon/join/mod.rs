@@ -51,6 +51,12 @@ pub fn start_anew(node: &Node) {
     node.join_wanted.notify_one();
 }
 
+/// Says that the operator of this node, which is set apart, has given its contents up.
+pub fn start_over(node: &Node) {
+    node.rejoin_wanted.store(true, Ordering::Relaxed);
+    node.join_wanted.notify_one();
+}
+
 /// How far the join has come, while there is one.
 #[must_use]
 pub fn progress(node: &Node) -> Option<Progress> {
@@ -62,6 +68,14 @@ pub async fn run(node: Arc<Node>) {
     let mut last = String::new();
     loop {
         node.join_wanted.notified().await;
+        if node.rejoin_wanted.swap(false, Ordering::Relaxed) {
+            node.join_problems.send_replace(Vec::new());
+            if let Err(error) = anew::give_up(&node).await {
+                let failure = failed(error);
+                note(&node, "this node stays set apart", &failure, &mut last);
+                continue;
+            }
+        }
         match node.knowledge.life().stage {
             Stage::Founding | Stage::Joining(_) | Stage::Resyncing => {}
             // What the plan wanted while this node joined does not count.
@@ -247,6 +261,14 @@ impl Host for Joiner<'_> {
 
     async fn clear(&self) -> Done<()> {
         self.0.postgres.drop_all_edges().await.map_err(failed)
+    }
+
+    fn given_up(&self) -> bool {
+        self.0.knowledge.life().renew
+    }
+
+    async fn renew(&self) -> Done<()> {
+        anew::renew(self.0).await.map_err(failed)
     }
 
     async fn copy(&self, source: &Member) -> Done<Lsn> {

@@ -232,6 +232,15 @@ impl Host for Joiner {
         self.server(|_| server_facts())
     }
 
+    // No node of these stories is set apart.
+    fn given_up(&self) -> bool {
+        false
+    }
+
+    async fn renew(&self) -> Done<()> {
+        Err(Failure::new("nothing was given up"))
+    }
+
     async fn clear(&self) -> Done<()> {
         let edges = self.server(|server| {
             let subscriptions: Vec<usize> = server.subscriptions.keys().copied().collect();

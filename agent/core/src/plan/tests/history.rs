@@ -1,9 +1,10 @@
 //! Databases that were rolled back, this node's and others'.
 
 use super::fixture::{World, epoch, node, record};
+use crate::history::History;
 use crate::ids::{DataEpoch, Lsn};
 use crate::life::Stage;
-use crate::record::{EdgeState, NodeRecord};
+use crate::record::{EdgeState, JoinPhase, NodeRecord};
 use crate::state::NodeState;
 use uuid::Uuid;
 
@@ -175,5 +176,43 @@ fn a_node_that_is_set_apart_takes_nothing_and_lets_nobody_in() {
     assert_eq!(
         (state, because.as_str()),
         (NodeState::Quarantined, "a reason")
+    );
+}
+
+#[test]
+fn contents_that_were_given_up_set_nobody_apart() {
+    let mut world = World::converged();
+    world.postgres_mut().wal = Lsn(400 * MB);
+    let witness = NodeRecord {
+        wal: Lsn(1_000 * MB),
+        epoch: epoch(1),
+        ..record(1)
+    };
+    let roster = world.roster.as_mut().unwrap();
+    assert!(roster.history.vouch(&witness));
+    assert!(world.text().contains("set this node apart"));
+    world.life.stage = Stage::Joining(JoinPhase::Leasing);
+    world.life.renew = true;
+    let text = world.text();
+    assert!(!text.contains("set this node apart"), "{text}");
+}
+
+/// Its own file may have been put back with the database.
+#[test]
+fn others_know_how_often_a_node_has_started() {
+    let mut history = History::default();
+    let started = |generation, wal| NodeRecord {
+        generation,
+        wal: Lsn(wal * MB),
+        ..record(1)
+    };
+    assert!(history.vouch(&started(7, 1_000)));
+    assert!(history.vouch(&started(8, 900)), "news");
+    assert!(!history.vouch(&started(6, 900)));
+    assert!(history.vouch(&started(9, 0)), "PostgreSQL did not answer");
+    assert_eq!(history.generation, 9);
+    assert_eq!(
+        history.vouched.map(|vouched| vouched.wal),
+        Some(Lsn(1_000 * MB))
     );
 }
