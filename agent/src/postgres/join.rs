@@ -285,6 +285,14 @@ impl Postgres {
         column(sql.name, &renewed, 0).map(DataEpoch)
     }
 
+    /// Gathers the planner's statistics of the user's tables.
+    pub async fn analyze(&self) -> Result<(), SqlError> {
+        let session = self.take(Purpose::Copy).await?;
+        session.run_written(&sql!("analyze_ddl"), &[]).await?;
+        self.give_back(session);
+        Ok(())
+    }
+
     /// Empties the database of the user's schemas, before a copy begins anew.
     pub async fn drop_user_objects(&self) -> Result<(), SqlError> {
         let session = self.take(Purpose::Long).await?;

@@ -299,21 +299,28 @@ impl Source {
             .arg("--list")
             .arg(from);
         list.stdout(Stdio::piped());
-        let listed = self.finish("pg_restore", list).await?;
-        let wanted = from.with_extension("list");
-        let written = std::fs::write(&wanted, not_ours(&listed));
+        let listed = not_ours(&self.finish("pg_restore", list).await?);
+        if lists_nothing(&listed) {
+            return Ok(());
+        }
+        let wanted = from.with_extension(format!("{section}.list"));
+        let written = std::fs::write(&wanted, listed);
         written.map_err(|source| SourceError::Run {
             program: wanted.clone(),
             source,
         })?;
         let mut command = self.command("pg_restore");
         let (jobs, memory) = index_builds();
+        // A crash of this server starts the join over, so nothing waits for the disk.
+        let options = format!("{OPTIONS} {memory} -c synchronous_commit=off");
         command
-            .env("PGOPTIONS", format!("{OPTIONS} {memory}"))
-            .arg(format!("--jobs={jobs}"))
-            .arg("--exit-on-error")
-            .arg("--use-list")
+            .env("PGOPTIONS", options)
+            .args(["--exit-on-error", "--use-list"])
             .arg(&wanted);
+        // What comes before the rows is made one after the other anyhow.
+        if section == "post-data" {
+            command.arg(format!("--jobs={jobs}"));
+        }
         command.arg(format!("--dbname={}", self.local)).arg(from);
         self.finish("pg_restore", command).await?;
         let _ = std::fs::remove_file(&wanted);
@@ -412,13 +419,6 @@ impl Source {
         }
         let mut command = self.psql(&self.local);
         command.arg("-c").arg(text.join(" "));
-        self.finish("psql", command).await.map(|_| ())
-    }
-
-    /// Gathers the planner's statistics here.
-    pub async fn analyze(&self) -> Result<(), SourceError> {
-        let mut command = self.psql(&self.local);
-        command.arg("-c").arg("ANALYZE");
         self.finish("psql", command).await.map(|_| ())
     }
 
@@ -526,6 +526,13 @@ fn not_ours(listed: &[u8]) -> String {
         kept.push('\n');
     }
     kept
+}
+
+/// Is a table of contents empty, but for its comments?
+fn lists_nothing(listed: &str) -> bool {
+    listed
+        .lines()
+        .all(|line| line.trim().is_empty() || line.starts_with(';'))
 }
 
 /// The name of a snapshot comes from the source; nothing but its own alphabet is let through.

@@ -1,7 +1,7 @@
 //! Structure and rows, from the source's snapshot. Step 1 of the protocol.
 
 use super::super::node::Node;
-use crate::postgres::{CopySession, Source, SourceTable};
+use crate::postgres::{CopyOut, CopySession, Source, SourceTable};
 use anyhow::Context;
 use bytes::BytesMut;
 use log::info;
@@ -44,20 +44,27 @@ pub async fn copy(node: &Arc<Node>, source: &Member, dsn: String) -> anyhow::Res
         )
     })?;
     let dump = node.settings.paths.state_dir.join("join.dump");
-    tokio::try_join!(
-        server.copy_roles(),
-        server.dump_structure(&snapshot.name, &dump)
-    )?;
-    server.restore_structure("pre-data", &dump).await?;
+    // Each of these is a program with a connection of its own: what doesn't need another runs
+    // beside it.
+    let structure = async {
+        tokio::try_join!(
+            server.copy_roles(),
+            server.dump_structure(&snapshot.name, &dump)
+        )?;
+        server.restore_structure("pre-data", &dump).await
+    };
+    let ((), tables) = tokio::try_join!(structure, server.tables(&snapshot.name))?;
     crate::failpoint::reached("structured").await;
-    let tables = server.tables(&snapshot.name).await?;
     copy_tables(node, &server, &snapshot.name, &tables).await?;
     let position = snapshot.position;
     drop(snapshot);
     crate::failpoint::reached("rows_copied").await;
-    server.restore_structure("post-data", &dump).await?;
-    server.copy_sequences().await?;
-    server.analyze().await?;
+    let finished = async {
+        server.restore_structure("post-data", &dump).await?;
+        anyhow::Ok(node.postgres.analyze().await?)
+    };
+    let sequences = async { anyhow::Ok(server.copy_sequences().await?) };
+    tokio::try_join!(finished, sequences)?;
     crate::durable::remove(&dump)?;
     Ok(position)
 }
@@ -71,9 +78,14 @@ async fn copy_tables(
     let origin = format!("pgaa_copy_{}", node.id().0.simple());
     let session = node.postgres.copy_session(&origin).await?;
     let mut meter = Meter::new(node.clocks.mono(), tables);
+    let start = |table: &SourceTable| server.copy_out(snapshot, table);
+    let mut next = tables.first().map(start).transpose()?;
     for (number, table) in tables.iter().enumerate() {
         meter.report(node, number);
-        copy_table(node, server, snapshot, (table, &session), |bytes| {
+        let Some(out) = next.take() else { break };
+        // The one after it connects meanwhile, and waits with the first rows.
+        next = tables.get(number + 1).map(start).transpose()?;
+        copy_table(node, out, (table, &session), |bytes| {
             meter.add(number, bytes);
             meter.report(node, number);
         })
@@ -132,12 +144,10 @@ impl Meter {
 
 async fn copy_table(
     node: &Arc<Node>,
-    server: &Source,
-    snapshot: &str,
+    mut out: CopyOut,
     (table, session): (&SourceTable, &CopySession),
     mut copied: impl FnMut(usize),
 ) -> anyhow::Result<()> {
-    let mut out = server.copy_out(snapshot, table)?;
     let mut into = session.begin(&table.copy_in).await?;
     let mut told = node.clocks.mono();
     let mut untold = 0;
