@@ -120,7 +120,8 @@ impl Cause {
         {
             return Cause::Unreachable;
         }
-        if says("CryptoError") || says("cipher") {
+        // Now and then what another phrase decrypts looks whole, and is noise.
+        if says("CryptoError") || says("cipher") || says("FormatError") {
             return Cause::Cipher;
         }
         match code {
@@ -161,7 +162,8 @@ impl Cause {
             }
             Cause::Configuration => "see [backup]: pgaa-agent config show --origin",
             Cause::Cipher => {
-                "see that backup.cipher_file is the one that the repository was made with"
+                "see that backup.cipher_file is the one that the repository was made with (if it is, what \
+                 lies there is damaged)"
             }
             Cause::Missing => "see that backup.path is right and that the repository is there",
             Cause::Server => "see that PostgreSQL answers: pgaa-agent status",
@@ -208,6 +210,11 @@ mod tests {
                 Cause::Certificate,
             ),
             (103, "unable to find a valid repository", Cause::Missing),
+            (
+                103,
+                "unable to find a valid repository: repo1: [FormatError] unable to load info file",
+                Cause::Cipher,
+            ),
             (50, "unable to acquire lock on file", Cause::Busy),
             (49, "unable to get address for 'x'", Cause::Unreachable),
             (
