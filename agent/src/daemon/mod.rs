@@ -19,6 +19,7 @@ mod membership;
 mod mesh_host;
 mod node;
 mod pairing_host;
+mod pressure;
 mod proof;
 mod reconciler;
 mod rhythm;

@@ -12,7 +12,7 @@ use pgaa_core::status::SCHEMA_VERSION;
 use pgaa_core::time::Mono;
 use pgaa_core::verify::{
     Digest, Failure, Finding, Key, Mending, News, Range, Report, RowHash, TableReport, Tables,
-    Wish, verify,
+    Wish, rest_after, verify,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,9 +25,6 @@ const NEWS_MAX: usize = 64;
 
 /// How often the progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
-
-/// The longest rest between two ranges.
-const REST_MAX: Duration = Duration::from_secs(1);
 
 /// This node's part of a comparison.
 pub async fn answer(node: &Node, table: &str, ask: CompareAsk) -> anyhow::Result<CompareAnswer> {
@@ -277,13 +274,11 @@ impl Tables for Mesh<'_> {
         self.circle.fence().await
     }
 
-    /// Half of the time is the applications': a range that took long because the nodes are busy
-    /// is followed by a rest of the same length.
     async fn rest(&self) {
         let now = self.node.clocks.mono();
         let worked = now.since(*held(&self.rested));
         if !self.eager {
-            sleep(worked.min(REST_MAX)).await;
+            sleep(rest_after(worked, super::pressure::of_processors())).await;
         }
         *held(&self.rested) = self.node.clocks.mono();
     }

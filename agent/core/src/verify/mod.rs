@@ -24,6 +24,7 @@ pub use structure::{Definition, Outcome, PieceName, Pieces, Structures, Unlike, 
 use crate::ids::NodeId;
 use futures_util::future::{try_join, try_join_all};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Rows of one range that is hashed as a whole: they take some 20 ms, ten times what asking does.
 const RANGE_ROWS: u64 = 50_000;
@@ -70,6 +71,21 @@ pub struct Verdict {
     pub undecided: Vec<Key>,
     /// Was the comparison ended early, because too many rows differ?
     pub cut_short: bool,
+}
+
+/// The longest rest between two ranges.
+const REST_MAX: Duration = Duration::from_secs(5);
+
+/// By how much a rest is longer on a machine where somebody always waits for a processor.
+const BUSY_RESTS: f64 = 19.0;
+
+/// How long to rest after a range that took so long: as long on a machine that has processors to
+/// spare, and nineteen times that, so that it takes a twentieth of the time, where somebody always
+/// waits for one. `waiting` is the share of the time in which somebody does, 0 to 1.
+#[must_use]
+pub fn rest_after(worked: Duration, waiting: f64) -> Duration {
+    let times = 1.0 + (BUSY_RESTS - 1.0) * waiting.clamp(0.0, 1.0);
+    worked.min(REST_MAX).mul_f64(times).min(REST_MAX)
 }
 
 /// Compares one table.

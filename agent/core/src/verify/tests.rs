@@ -1,12 +1,16 @@
 //! Against tables in memory whose rows travel late.
 
-use super::{Difference, Digest, Failure, Key, Range, RowHash, Tables, Verdict, by_ranges};
+use super::{
+    Difference, Digest, Failure, Key, REST_MAX, Range, RowHash, Tables, Verdict, by_ranges,
+    rest_after,
+};
 use crate::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use uuid::Uuid;
 
 type Table = BTreeMap<Key, RowHash>;
@@ -161,6 +165,15 @@ fn run(model: &Model) -> Verdict {
         Poll::Ready(verdict) => verdict.unwrap(),
         Poll::Pending => panic!("the model never waits"),
     }
+}
+
+#[test]
+fn a_busy_machine_is_given_most_of_the_time() {
+    let took = Duration::from_millis(20);
+    assert_eq!(rest_after(took, 0.0), took);
+    assert_eq!(rest_after(took, 1.0), took * 19);
+    assert_eq!(rest_after(took, f64::NAN.max(2.0)), took * 19);
+    assert_eq!(rest_after(Duration::from_secs(60), 0.5), REST_MAX);
 }
 
 #[test]
