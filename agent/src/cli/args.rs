@@ -119,6 +119,9 @@ pub enum Command {
         /// With --repair: tell which version would stay and why, and change nothing
         #[arg(long, requires = "repair")]
         dry_run: bool,
+        /// Go on with the comparison that was broken off last on this node, as it was wished
+        #[arg(long, conflicts_with_all = ["tables", "eager", "repair"])]
+        resume: bool,
         #[command(flatten)]
         output: OutputArg,
     },

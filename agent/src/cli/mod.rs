@@ -99,6 +99,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
             eager,
             repair,
             dry_run,
+            resume,
             output,
         } => {
             let mending = match (repair, dry_run) {
@@ -110,6 +111,7 @@ fn command(global: Global, command: Command) -> Result<Exit, Failure> {
                 tables,
                 eager,
                 mending,
+                resume,
             };
             drive(verify::verify(g, wish, output.output))
         }

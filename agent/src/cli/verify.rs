@@ -14,7 +14,19 @@ pub async fn verify(global: &Global, wish: Wish, output: Output) -> Result<Exit,
     let mut client = connect(global).await?;
     let mut news = client.verify(wish).await?;
     let shown = io::stderr().is_terminal();
-    while let Some(json) = client.next(&mut news).await? {
+    loop {
+        let next = tokio::select! {
+            next = client.next(&mut news) => next,
+            _ = tokio::signal::ctrl_c() => return Err(broken_off(Exit::Degraded, "interrupted")),
+        };
+        let json = match next {
+            Ok(Some(json)) => json,
+            Ok(None) => return Err(broken_off(Exit::Unreachable, "the agent stopped")),
+            Err(error) => {
+                let failure = Failure::from(error);
+                return Err(broken_off(failure.exit, &failure.text));
+            }
+        };
         let read = serde_json::from_str(&json);
         match read.map_err(|error| unreadable(&error))? {
             News::Progress {
@@ -39,8 +51,13 @@ pub async fn verify(global: &Global, wish: Wish, output: Output) -> Result<Exit,
             }
         }
     }
-    let text = "the agent stopped before the comparison ended; ask again: pgaa-agent verify";
-    Err(Failure::new(Exit::Unreachable, text))
+}
+
+fn broken_off(exit: Exit, why: &str) -> Failure {
+    let text = format!(
+        "{why}; the comparison is broken off. To go on where it was: pgaa-agent verify --resume"
+    );
+    Failure::new(exit, text)
 }
 
 fn unreadable(error: &serde_json::Error) -> Failure {

@@ -285,6 +285,7 @@ impl Client {
                 Mending::Told => 1,
                 Mending::Done => 2,
             },
+            resume: wish.resume,
         });
         match timeout(self.patience, asked).await {
             Ok(Ok(answer)) => Ok(Documents {

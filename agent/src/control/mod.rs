@@ -38,7 +38,7 @@ pub trait ControlHost: Send + Sync + 'static {
     async fn act(&self, act: Act) -> ActOutcome;
 
     /// Compares tables on all nodes. Ends when nobody reads the news any more.
-    fn verify(&self, wish: Wish) -> mpsc::Receiver<News>;
+    fn verify(&self, wish: Wish) -> anyhow::Result<mpsc::Receiver<News>>;
 
     /// The conflicts that this node has met, or why they can't be told.
     async fn conflicts(&self, query: Query) -> anyhow::Result<conflicts::Report>;

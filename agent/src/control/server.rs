@@ -204,6 +204,7 @@ impl Control for Service {
             tables,
             eager,
             mending,
+            resume,
         } = request.into_inner();
         let mending = match mending {
             0 => Mending::None,
@@ -218,7 +219,9 @@ impl Control for Service {
             tables,
             eager,
             mending,
+            resume,
         });
+        let news = news.map_err(|error| Status::failed_precondition(format!("{error:#}")))?;
         Ok(Response::new(Feed::new(
             (news, self.shutdown.clone()),
             |state| Box::pin(next_news(state)),

@@ -38,12 +38,14 @@ impl ControlHost for Host {
         anyhow::bail!("{:?} {pair:?} {}", query.table, query.limit)
     }
 
-    fn verify(&self, wish: Wish) -> mpsc::Receiver<News> {
+    fn verify(&self, wish: Wish) -> anyhow::Result<mpsc::Receiver<News>> {
         let Wish {
             tables,
             eager,
             mending,
+            resume,
         } = wish;
+        anyhow::ensure!(!resume, "no comparison was broken off");
         let (news, reader) = mpsc::channel(2);
         let progress = News::Progress {
             table: tables.join(" "),
@@ -53,7 +55,7 @@ impl ControlHost for Host {
             suspects: usize::from(mending == Mending::Done),
         };
         news.try_send(progress).unwrap();
-        reader
+        Ok(reader)
     }
 }
 
@@ -311,6 +313,7 @@ async fn a_comparison_is_told_as_it_goes_and_only_to_those_who_may_act() {
         tables: vec!["a".to_owned(), "b".to_owned()],
         eager: true,
         mending: Mending::Done,
+        resume: false,
     };
     let mut news = client.verify(wish.clone()).await.unwrap();
     let told = client.next(&mut news).await.unwrap().unwrap();
@@ -323,6 +326,15 @@ async fn a_comparison_is_told_as_it_goes_and_only_to_those_who_may_act() {
     };
     assert_eq!(serde_json::from_str::<News>(&told).unwrap(), expected);
     assert_eq!(client.next(&mut news).await.unwrap(), None, "the end");
+    let go_on = Wish {
+        resume: true,
+        ..Wish::default()
+    };
+    let refused = client.verify(go_on).await;
+    assert!(
+        matches!(&refused, Err(ClientError::Answered { text }) if text.contains("broken off")),
+        "it is told why"
+    );
     let read = Sockets::One(agent.paths.read_socket());
     let mut reader = Client::connect(&read).await.unwrap();
     let refused = reader.verify(wish).await;

@@ -64,7 +64,7 @@ impl<'a> Circle<'a> {
     }
 
     /// The node that asks.
-    pub fn node(&self) -> &Arc<Node> {
+    pub fn node(&self) -> &'a Arc<Node> {
         self.node
     }
 

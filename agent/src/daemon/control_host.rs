@@ -43,7 +43,7 @@ impl ControlHost for Acts {
         }
     }
 
-    fn verify(&self, wish: Wish) -> mpsc::Receiver<News> {
+    fn verify(&self, wish: Wish) -> anyhow::Result<mpsc::Receiver<News>> {
         super::verify::start(&self.0, wish)
     }
 

@@ -13,6 +13,7 @@ mod exchange;
 mod founding;
 mod gossip;
 mod join;
+mod kept;
 mod knowledge;
 mod lease;
 mod membership;

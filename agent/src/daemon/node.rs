@@ -33,7 +33,7 @@ use rand::RngExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -127,6 +127,8 @@ pub struct Node {
     pub join_problems: watch::Sender<Vec<Problem>>,
     /// How far the join has come, while there is one.
     pub join_progress: watch::Sender<Option<Progress>>,
+    /// Comparisons that an operator has wished for in this run.
+    pub comparisons: AtomicU64,
     /// How the row check stands.
     pub rows: watch::Sender<RowsView>,
     /// Rings when rows were named.
@@ -224,6 +226,7 @@ impl Node {
             join_linked: Notify::new(),
             join_problems: watch::channel(Vec::new()).0,
             join_progress: watch::channel(None).0,
+            comparisons: AtomicU64::new(0),
             rows: watch::channel(RowsView::default()).0,
             rows_named: Notify::new(),
             status: watch::channel(Arc::new(first)).0,

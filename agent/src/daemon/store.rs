@@ -4,6 +4,7 @@
 //! Must not decide anything; certificates and tokens are `trust`'s.
 
 use super::backup::Held;
+use super::kept::{Course, Wholes};
 use crate::durable::{self, DurableError};
 use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::founding::Durable;
@@ -69,6 +70,32 @@ impl Store {
     /// Stores it.
     pub fn set_compared(&self, at: Wall) -> Result<(), DurableError> {
         durable::write_json(&self.file("compared.json"), &at)
+    }
+
+    /// The operator's comparison that has not ended.
+    pub fn course(&self) -> Result<Option<Course>, DurableError> {
+        durable::read_json(&self.file("verify.json"))
+    }
+
+    /// Stores it; it has ended where there is none.
+    pub fn set_course(&self, course: Option<&Course>) -> Result<(), DurableError> {
+        match course {
+            Some(course) => durable::write_json(&self.file("verify.json"), course),
+            None => durable::remove(&self.file("verify.json")),
+        }
+    }
+
+    /// How far whole tables were compared of this node's own accord.
+    pub fn wholes(&self) -> Result<Wholes, DurableError> {
+        Ok(durable::read_json(&self.file("wholes.json"))?.unwrap_or_default())
+    }
+
+    /// Stores it.
+    pub fn set_wholes(&self, wholes: &Wholes) -> Result<(), DurableError> {
+        match wholes.is_empty() {
+            false => durable::write_json(&self.file("wholes.json"), wholes),
+            true => durable::remove(&self.file("wholes.json")),
+        }
     }
 
     /// Who owned the backups; nothing for a new node.

@@ -2,6 +2,7 @@
 //! comparison. The choices are made in `pgaa_core::verify`.
 
 use super::circle::Circle;
+use super::kept::{Course, Kept, OnItsOwn, broken_off};
 use super::node::Node;
 use crate::events::Severity;
 use crate::peer::{CompareAnswer, CompareAsk};
@@ -11,8 +12,8 @@ use pgaa_core::ids::NodeId;
 use pgaa_core::status::SCHEMA_VERSION;
 use pgaa_core::time::Mono;
 use pgaa_core::verify::{
-    Digest, Failure, Finding, Key, Mending, News, Range, Report, RowHash, TableReport, Tables,
-    Wish, rest_after, verify,
+    Digest, Failure, Finding, Key, Mending, News, Progress, Range, Report, RowHash, TableReport,
+    Tables, Verdict, Wish, rest_after, verify,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,51 +58,47 @@ pub async fn answer(node: &Node, table: &str, ask: CompareAsk) -> anyhow::Result
     })
 }
 
-/// Compares tables, and mends them where that is wished. Ends when nobody reads the news any more.
-pub fn start(node: &Arc<Node>, wish: Wish) -> mpsc::Receiver<News> {
+/// Compares tables, and mends them where that is wished. Ends when nobody reads the news any more,
+/// and can be gone on with then.
+pub fn start(node: &Arc<Node>, wish: Wish) -> anyhow::Result<mpsc::Receiver<News>> {
+    let before = wish.resume.then(|| broken_off(node)).transpose()?;
     let (news, reader) = mpsc::channel(NEWS_MAX);
     let node = Arc::clone(node);
     tokio::spawn(async move {
         let closed = news.clone();
         tokio::select! {
-            () = compare_all(&node, &wish, &news) => {}
+            () = compare_all(&node, (wish, before), &news) => {}
             () = closed.closed() => {}
         }
     });
-    reader
+    Ok(reader)
 }
 
-async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
-    let began = node.clocks.mono();
+async fn compare_all(
+    node: &Arc<Node>,
+    (wish, before): (Wish, Option<Course>),
+    news: &mpsc::Sender<News>,
+) {
     let (circle, left_out) = Circle::gather(node);
+    let at_once = before.is_none();
+    let wish = before.as_ref().map_or(wish, |before| before.wish.clone());
+    let kept = match before {
+        Some(course) => Kept::go_on(node, course),
+        None => Kept::begin(node, wish.clone(), circle.nodes()),
+    };
     let names = circle.names();
-    let structure = super::structure::compare(&circle, &wish.tables).await;
-    let chosen = choose(node, &wish.tables);
-    let count = chosen.len();
-    let mut tables = Vec::with_capacity(count);
-    for (place, table) in chosen.into_iter().enumerate() {
-        let report = match table {
-            Ok(name) => {
-                let host = Mesh::new((node, &circle), wish.eager, (place + 1, count, news));
-                let mut report = match verify(&host, &name).await {
-                    Ok(verdict) => TableReport::compared(&name, verdict),
-                    Err(failure) => TableReport::failed(&name, failure.to_string()),
-                };
-                super::rows::treat(node, (&circle, &left_out), &mut report, wish.mending).await;
-                report
-            }
-            Err((name, why)) => TableReport::failed(&name, why),
-        };
-        tables.push(report);
-    }
-    let took_ms = node.clocks.mono().since(began).as_millis();
+    let (structure, tables) = tokio::join!(
+        super::structure::compare(&circle, &wish.tables),
+        each_table((&circle, &left_out), (&kept, &wish), news)
+    );
     let report = Report {
         schema_version: SCHEMA_VERSION,
         nodes: names,
         left_out,
         tables,
-        took_ms: u64::try_from(took_ms).unwrap_or(u64::MAX),
+        took_ms: kept.took_ms(),
         structure: Some(structure),
+        resumable: kept.close(),
     };
     if report.finding() == Finding::Different && wish.mending != Mending::Done {
         let rows: usize = report.tables.iter().map(|t| t.different.len()).sum();
@@ -109,8 +106,10 @@ async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
             format!("a comparison of all nodes found {rows} rows that differ: pgaa-agent verify");
         node.event(Severity::Critical, "rows_differ", text);
     }
-    let whole = wish.tables.is_empty() && report.left_out.is_empty();
-    if whole && report.finding() == Finding::Equal {
+    // One that goes on says nothing of what came apart in its earlier part since.
+    let whole = at_once && wish.tables.is_empty() && report.left_out.is_empty();
+    let mut found = report.tables.iter().map(TableReport::finding);
+    if whole && found.all(|one| one == Finding::Equal) {
         let took = Duration::from_millis(report.took_ms);
         if let Err(error) = super::conflicts::close_gap(node, Some(took)).await {
             warn!("the gap in the log stays noted: {error:#}");
@@ -118,6 +117,72 @@ async fn compare_all(node: &Arc<Node>, wish: &Wish, news: &mpsc::Sender<News>) {
     }
     // Whoever asked has gone: the event stays.
     let _ = news.send(News::Report(report)).await;
+}
+
+async fn each_table(
+    (circle, left_out): (&Circle<'_>, &[String]),
+    (kept, wish): (&Kept<'_>, &Wish),
+    news: &mpsc::Sender<News>,
+) -> Vec<TableReport> {
+    let chosen = choose(circle.node(), &wish.tables);
+    let count = chosen.len();
+    let mut tables = Vec::with_capacity(count);
+    for (place, table) in chosen.into_iter().enumerate() {
+        let report = match table {
+            Ok(name) => {
+                let place = (place + 1, count, news);
+                one_table((circle, left_out), (kept, wish), &name, place).await
+            }
+            Err((name, why)) => TableReport::failed(&name, why),
+        };
+        tables.push(report);
+    }
+    tables
+}
+
+/// Compares one table, from where it was broken off.
+async fn one_table(
+    (circle, left_out): (&Circle<'_>, &[String]),
+    (kept, wish): (&Kept<'_>, &Wish),
+    name: &str,
+    place: (usize, usize, &mpsc::Sender<News>),
+) -> TableReport {
+    if let Some(report) = kept.finished(name) {
+        return report;
+    }
+    let compared = match kept.parted(circle) {
+        Some(why) => Err(Failure(why)),
+        None => {
+            let note = |shape, done: &Progress| kept.note(name, shape, done);
+            let host = Mesh::new(circle, wish.eager, place, &note);
+            verify(&host, name, &mut kept.part(name).await).await
+        }
+    };
+    let mut report = match compared {
+        Ok(verdict) => TableReport::compared(name, verdict),
+        Err(failure) => TableReport::failed(name, failure.to_string()),
+    };
+    super::rows::treat(circle.node(), (circle, left_out), &mut report, wish.mending).await;
+    kept.finish(&report);
+    report
+}
+
+/// Compares a table as a whole, of this node's own accord, from where it was broken off; `naming`
+/// stands for why.
+pub async fn on_its_own(circle: &Circle<'_>, table: &str, naming: i64) -> Result<Verdict, Failure> {
+    // Nobody reads the news.
+    let (news, _) = mpsc::channel(1);
+    let own = OnItsOwn::new(circle, table, naming);
+    let note = |shape, done: &Progress| own.note(shape, done, false);
+    let host = Mesh::new(circle, false, (1, 1, &news), &note);
+    let mut done = own.part().await;
+    let compared = verify(&host, table, &mut done).await;
+    match (&compared, *held(&host.shape)) {
+        (Ok(_), _) => own.close(),
+        (Err(_), Some(shape)) => own.note(shape, &done, true),
+        (Err(_), None) => {}
+    }
+    compared
 }
 
 /// The tables by the names that an operator gave: with or without the schema.
@@ -152,7 +217,7 @@ fn choose(node: &Node, wanted: &[String]) -> Vec<Result<String, (String, String)
 }
 
 /// The members, as a comparison of one table sees them.
-pub struct Mesh<'a> {
+struct Mesh<'a> {
     node: &'a Arc<Node>,
     circle: &'a Circle<'a>,
     eager: bool,
@@ -163,6 +228,8 @@ pub struct Mesh<'a> {
     shape: Mutex<Option<i64>>,
     rested: Mutex<Mono>,
     told: Mutex<Option<Mono>>,
+    /// Keeps how far it has come, by what the table looks like.
+    note: &'a (dyn Fn(i64, &Progress) + Sync),
 }
 
 fn held<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -171,12 +238,14 @@ fn held<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl<'a> Mesh<'a> {
     /// What is compared is told to `news`, as table `number` of `count`; with `eager` there are no
-    /// rests.
-    pub fn new(
-        (node, circle): (&'a Arc<Node>, &'a Circle<'a>),
+    /// rests. `note` keeps how far it has come.
+    fn new(
+        circle: &'a Circle<'a>,
         eager: bool,
         (number, count, news): (usize, usize, &'a mpsc::Sender<News>),
+        note: &'a (dyn Fn(i64, &Progress) + Sync),
     ) -> Mesh<'a> {
+        let node = circle.node();
         Mesh {
             node,
             circle,
@@ -187,6 +256,7 @@ impl<'a> Mesh<'a> {
             shape: Mutex::new(None),
             rested: Mutex::new(node.clocks.mono()),
             told: Mutex::new(None),
+            note,
         }
     }
 
@@ -275,6 +345,7 @@ impl Tables for Mesh<'_> {
     }
 
     async fn rest(&self) {
+        crate::failpoint::reached("range_compared").await;
         let now = self.node.clocks.mono();
         let worked = now.since(*held(&self.rested));
         if !self.eager {
@@ -283,7 +354,10 @@ impl Tables for Mesh<'_> {
         *held(&self.rested) = self.node.clocks.mono();
     }
 
-    fn compared(&self, table: &str, rows: u64, suspects: usize) {
+    fn compared(&self, table: &str, done: &Progress) {
+        if let Some(shape) = *held(&self.shape) {
+            (self.note)(shape, done);
+        }
         let now = self.node.clocks.mono();
         let mut told = held(&self.told);
         if told.is_some_and(|told| now.since(told) < TELL_EVERY) {
@@ -295,8 +369,8 @@ impl Tables for Mesh<'_> {
             table: table.to_owned(),
             number: self.number,
             tables: self.count,
-            rows,
-            suspects,
+            rows: done.rows,
+            suspects: done.suspects.len(),
         });
     }
 }

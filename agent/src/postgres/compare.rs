@@ -26,6 +26,14 @@ fn hashed(rows: &[Row]) -> Result<BTreeMap<Key, RowHash>, SqlError> {
 }
 
 impl Postgres {
+    /// The shape of a table.
+    pub async fn shape(&self, table: &str) -> Result<Shape, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let queries = queries(&session, table).await?;
+        self.give_back(session);
+        Ok(queries.shape)
+    }
+
     /// Hashes the rows of a range.
     pub async fn digest(&self, table: &str, range: &Range) -> Result<(Shape, Digest), SqlError> {
         let session = self.take(Purpose::Compare).await?;

@@ -26,6 +26,12 @@ pub struct Named {
 }
 
 impl Named {
+    /// When it was named last, microseconds of the server's clock: stands for this naming.
+    #[must_use]
+    pub fn named_us(&self) -> i64 {
+        self.named_us
+    }
+
     /// Is the whole table meant?
     #[must_use]
     pub fn is_whole(&self) -> bool {

@@ -19,6 +19,7 @@ mod join;
 mod partitions;
 mod provision;
 mod restore;
+mod resume;
 mod resync;
 mod rollback;
 mod rows;

@@ -1,5 +1,6 @@
 //! What a comparison needs of the world.
 
+use super::Progress;
 use crate::ids::NodeId;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,6 +79,6 @@ pub trait Tables: Sync {
     fn fence(&self) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Rests between two ranges, so that the nodes' applications don't notice.
     fn rest(&self) -> impl Future<Output = ()> + Send;
-    /// So many rows of a table have been compared, with so many suspects.
-    fn compared(&self, table: &str, rows: u64, suspects: usize);
+    /// The comparison of a table has come so far.
+    fn compared(&self, table: &str, done: &Progress);
 }

@@ -23,6 +23,7 @@ pub use structure::{Definition, Outcome, PieceName, Pieces, Structures, Unlike, 
 
 use crate::ids::NodeId;
 use futures_util::future::{try_join, try_join_all};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -88,15 +89,56 @@ pub fn rest_after(worked: Duration, waiting: f64) -> Duration {
     worked.min(REST_MAX).mul_f64(times).min(REST_MAX)
 }
 
-/// Compares one table.
-pub async fn verify<H: Tables>(host: &H, table: &str) -> Result<Verdict, Failure> {
-    by_ranges(host, table, RANGE_ROWS).await
+/// How far the comparison of a table has come. Whoever has kept it goes on from there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Everything up to this key was compared; `None` at the table's beginning.
+    pub after: Option<Key>,
+    /// Was everything compared? Suspects are still to be looked at again.
+    pub ended: bool,
+    /// Rows that were compared: of each range those of the node that has most.
+    pub rows: u64,
+    /// Keys of rows that were not the same everywhere.
+    pub suspects: BTreeSet<Key>,
 }
 
-async fn by_ranges<H: Tables>(host: &H, table: &str, range_rows: u64) -> Result<Verdict, Failure> {
-    let mut suspects = BTreeSet::new();
-    let mut rows: u64 = 0;
-    let mut range = next_range(host, table, None, range_rows).await?;
+/// Compares one table, from where `done` says on; after a failure `done` says how far it has come.
+pub async fn verify<H: Tables>(
+    host: &H,
+    table: &str,
+    done: &mut Progress,
+) -> Result<Verdict, Failure> {
+    by_ranges(host, table, RANGE_ROWS, done).await
+}
+
+async fn by_ranges<H: Tables>(
+    host: &H,
+    table: &str,
+    range_rows: u64,
+    done: &mut Progress,
+) -> Result<Verdict, Failure> {
+    if !done.ended {
+        scan(host, table, range_rows, done).await?;
+    }
+    let cut_short = done.suspects.len() > SUSPECTS_MAX;
+    let kept = done.suspects.iter().take(SUSPECTS_MAX).cloned().collect();
+    let (different, undecided) = settle(host, table, kept).await?;
+    Ok(Verdict {
+        rows: done.rows,
+        different,
+        undecided,
+        cut_short,
+    })
+}
+
+/// Hashes range after range, until the table's end or until too much differs.
+async fn scan<H: Tables>(
+    host: &H,
+    table: &str,
+    range_rows: u64,
+    done: &mut Progress,
+) -> Result<(), Failure> {
+    let mut range = next_range(host, table, done.after.clone(), range_rows).await?;
     loop {
         // The next range is found while this one is hashed.
         let (hashed, next) = try_join(digest(host, table, &range), async {
@@ -109,26 +151,21 @@ async fn by_ranges<H: Tables>(host: &H, table: &str, range_rows: u64) -> Result<
         })
         .await?;
         let (most, alike) = hashed;
-        rows = rows.saturating_add(most);
         if !alike {
-            narrow(host, table, range.clone(), &mut suspects).await?;
+            narrow(host, table, range.clone(), &mut done.suspects).await?;
         }
-        host.compared(table, rows, suspects.len());
+        done.rows = done.rows.saturating_add(most);
+        done.ended = range.upto.is_none();
+        if range.upto.is_some() {
+            done.after = range.upto;
+        }
+        host.compared(table, done);
         match next {
-            Some(next) if suspects.len() <= SUSPECTS_MAX => range = next,
-            Some(_) | None => break,
+            Some(next) if done.suspects.len() <= SUSPECTS_MAX => range = next,
+            Some(_) | None => return Ok(()),
         }
         host.rest().await;
     }
-    let cut_short = suspects.len() > SUSPECTS_MAX;
-    let kept = suspects.into_iter().take(SUSPECTS_MAX).collect();
-    let (different, undecided) = settle(host, table, kept).await?;
-    Ok(Verdict {
-        rows,
-        different,
-        undecided,
-        cut_short,
-    })
 }
 
 async fn next_range<H: Tables>(

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What is done about rows that differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Mending {
     /// Nothing.
     #[default]
@@ -15,7 +15,7 @@ pub enum Mending {
 }
 
 /// What an operator wants to be compared, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Wish {
     /// Tables by name, with or without the schema; all replicated ones when none is named.
     pub tables: Vec<String>,
@@ -23,6 +23,8 @@ pub struct Wish {
     pub eager: bool,
     /// What is done about rows that differ.
     pub mending: Mending,
+    /// Go on with the comparison that was broken off last, whatever else is wished.
+    pub resume: bool,
 }
 
 /// What comes out of a running comparison: progress, and one report at the end.
@@ -62,6 +64,9 @@ pub struct Report {
     /// What the nodes' databases are made of; `None` in reports of agents that didn't compare it.
     #[serde(default)]
     pub structure: Option<StructureReport>,
+    /// Is something left that a comparison which goes on from here would compare?
+    #[serde(default)]
+    pub resumable: bool,
 }
 
 /// How the structures of the nodes' databases differ.
@@ -322,6 +327,7 @@ mod tests {
             )],
             took_ms: 1,
             structure: None,
+            resumable: false,
         };
         assert_eq!(report.finding(), Finding::Equal);
         report.structure = Some(StructureReport::default());

@@ -1,8 +1,8 @@
 //! Against tables in memory whose rows travel late.
 
 use super::{
-    Difference, Digest, Failure, Key, REST_MAX, Range, RowHash, Tables, Verdict, by_ranges,
-    rest_after,
+    Difference, Digest, Failure, Key, Progress, REST_MAX, Range, RowHash, Tables, Verdict,
+    by_ranges, rest_after,
 };
 use crate::ids::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,11 @@ struct Model {
     busy: Vec<Key>,
     writes: bool,
     fences: Mutex<u32>,
+    /// Progress as it was told, and after how many more ranges the nodes can't be reached.
+    told: Mutex<Vec<Progress>>,
+    reachable: Mutex<Option<usize>>,
+    /// The smallest key that was hashed since this was emptied.
+    lowest: Mutex<Option<Key>>,
 }
 
 fn key(number: u64) -> Key {
@@ -44,6 +49,9 @@ impl Model {
             busy: Vec::new(),
             writes: false,
             fences: Mutex::new(0),
+            told: Mutex::default(),
+            reachable: Mutex::new(None),
+            lowest: Mutex::default(),
         }
     }
 
@@ -108,7 +116,16 @@ impl Tables for Model {
     }
 
     async fn digest(&self, at: NodeId, _: &str, range: &Range) -> Result<Digest, Failure> {
+        if *self.reachable.lock().unwrap() == Some(0) {
+            return Err(Failure("a cable is pulled".to_owned()));
+        }
         let rows = self.within(at, range);
+        if let Some((first, _)) = rows.first_key_value() {
+            let mut lowest = self.lowest.lock().unwrap();
+            if lowest.as_ref().is_none_or(|key| first < key) {
+                *lowest = Some(first.clone());
+            }
+        }
         let mut hash = [0, 0];
         for (key, row) in &rows {
             let number: i64 = key[0].parse().unwrap();
@@ -156,15 +173,24 @@ impl Tables for Model {
 
     async fn rest(&self) {}
 
-    fn compared(&self, _: &str, _: u64, _: usize) {}
+    fn compared(&self, _: &str, done: &Progress) {
+        self.told.lock().unwrap().push(done.clone());
+        if let Some(left) = self.reachable.lock().unwrap().as_mut() {
+            *left -= 1;
+        }
+    }
+}
+
+fn go_on(model: &Model, done: &mut Progress) -> Result<Verdict, Failure> {
+    let mut work = pin!(by_ranges(model, "public.t", 4_000, done));
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(verdict) => verdict,
+        Poll::Pending => panic!("the model never waits"),
+    }
 }
 
 fn run(model: &Model) -> Verdict {
-    let mut work = pin!(by_ranges(model, "public.t", 4_000));
-    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(verdict) => verdict.unwrap(),
-        Poll::Pending => panic!("the model never waits"),
-    }
+    go_on(model, &mut Progress::default()).unwrap()
 }
 
 #[test]
@@ -234,4 +260,57 @@ fn what_each_node_holds_is_told() {
     let held = vec![Some([4, 7]), None, Some([5, 5])];
     let expected = Difference { key: key(4), held };
     assert_eq!(run(&model).different, [expected]);
+}
+
+/// Broken off after any range, and gone on with as it was kept, it finds what a whole comparison
+/// finds, counts each row once, and hashes nothing again.
+#[test]
+fn a_comparison_that_was_broken_off_goes_on_where_it_was() {
+    let spoilt = [3, 4_500, 9_001, 15_999, 17_000];
+    for broken_after in 0..=4 {
+        let model = Model::new(3, 17_500, 1);
+        for number in spoilt {
+            model.spoil(1, key(number), Some([1, 1]));
+        }
+        *model.reachable.lock().unwrap() = Some(broken_after);
+        let mut done = Progress::default();
+        let failed = go_on(&model, &mut done);
+        assert_eq!(failed, Err(Failure("a cable is pulled".to_owned())));
+        let told = model.told.lock().unwrap().last().cloned();
+        assert_eq!(
+            told.unwrap_or_default(),
+            done,
+            "what is told is what was done"
+        );
+        assert_eq!(done.rows, 4_000 * broken_after as u64);
+        let kept = serde_json::to_string(&done).unwrap();
+        let mut done: Progress = serde_json::from_str(&kept).unwrap();
+        *model.reachable.lock().unwrap() = None;
+        *model.lowest.lock().unwrap() = None;
+        let verdict = go_on(&model, &mut done).unwrap();
+        let found: Vec<Key> = verdict.different.into_iter().map(|d| d.key).collect();
+        assert_eq!(found, spoilt.map(key), "broken after {broken_after}");
+        assert_eq!(verdict.rows, 17_500);
+        let lowest = model.lowest.lock().unwrap().clone();
+        assert_eq!(lowest, Some(key(4_000 * broken_after as u64)));
+    }
+}
+
+#[test]
+fn one_that_has_hashed_everything_only_looks_at_its_suspects_again() {
+    let model = Model::new(2, 9_000, 1);
+    model.spoil(1, key(8_999), None);
+    run(&model);
+    let mut done = model.told.lock().unwrap().last().cloned().unwrap();
+    assert!(done.ended && done.suspects == BTreeSet::from([key(8_999)]));
+    *model.lowest.lock().unwrap() = None;
+    // Mended since: found in the earlier part, and no difference any more.
+    model.spoil(1, key(8_999), Some([8_999, 7]));
+    let verdict = go_on(&model, &mut done).unwrap();
+    assert_eq!((verdict.rows, verdict.different.len()), (9_000, 0));
+    assert_eq!(
+        *model.lowest.lock().unwrap(),
+        None,
+        "nothing is hashed again"
+    );
 }

@@ -152,6 +152,7 @@ fn a_comparison_that_found_something() {
         ],
         took_ms: 7_300,
         structure: None,
+        resumable: true,
     };
     for columns in [80, 100] {
         let text = page(columns, |page| verify::write(page, &report));
@@ -205,6 +206,7 @@ fn a_comparison_of_databases_that_are_made_differently() {
         tables: Vec::new(),
         took_ms: 2_300,
         structure: Some(structure),
+        resumable: false,
     };
     for columns in [80, 100] {
         let text = page(columns, |page| verify::write(page, &report));

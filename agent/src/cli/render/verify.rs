@@ -38,6 +38,13 @@ pub fn write(page: &mut Page, report: &Report) {
         page.gap();
         page.paragraph("not compared  ", Tint::Odd, text);
     }
+    if report.resumable {
+        page.gap();
+        let text = "some tables could not be compared. When what is in the way has passed, to go on \
+                    with them where it was:";
+        page.paragraph("degraded  ", Tint::Odd, text);
+        page.paragraph("       -> ", Tint::Plain, "pgaa-agent verify --resume");
+    }
     if let Some(report) = &report.structure {
         structure::advise(page, report);
     }

@@ -23,11 +23,10 @@ use pgaa_core::policy::ConflictResolution;
 use pgaa_core::record::JoinPhase;
 use pgaa_core::rows::{Fate, Moment, NamedBy, Round, Suspect, check, fate};
 use pgaa_core::state::NodeState;
-use pgaa_core::verify::{Failure, Key, verify};
+use pgaa_core::verify::{Failure, Key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 /// Between two looks at whether something was named.
@@ -421,10 +420,8 @@ async fn whole_table(
     if !replicated || circle.nodes().len() < 2 {
         return Ok(node.postgres.settle_suspects(&[one]).await?);
     }
-    // Nobody reads the news.
-    let (news, _) = mpsc::channel(1);
-    let host = super::verify::Mesh::new((node, circle), false, (1, 1, &news));
-    let verdict = verify(&host, &one.table).await.map_err(told)?;
+    let compared = super::verify::on_its_own(circle, &one.table, one.named_us()).await;
+    let verdict = compared.map_err(told)?;
     let different = verdict.different.into_iter().map(|row| row.key);
     let named: Vec<Suspect> = different
         .chain(verdict.undecided)
