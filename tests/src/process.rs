@@ -85,6 +85,13 @@ impl Daemon {
             .with_context(|| format!("children of {} outlive it", self.name))
     }
 
+    /// `kill -9` of the process alone: what it has started lives on, as with a command.
+    pub fn kill9_alone(mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Asks it to end with a signal, and waits until it and its descendants have.
     pub fn stop(mut self, signal: Signal) -> Result<()> {
         let children = descendants(self.pid())?;

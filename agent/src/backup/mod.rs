@@ -19,7 +19,8 @@ use log::debug;
 use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::backup::{BackupKind, Stanza};
 use pgaa_core::time::Wall;
-use run::Answer;
+use run::{Answer, Invocation};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -167,9 +168,9 @@ impl PgBackRest {
         ];
         let noted = notes.iter();
         options.extend(noted.map(|(name, value)| format!("--annotation={name}={value}")));
-        self.follow(&["backup"], &options, BACKUP_MAX, progress)
-            .await
-            .map(drop)
+        let config = self.config_file();
+        let invocation = self.invocation(&config, &["backup"], &options, Priority::Low);
+        run::run(invocation, BACKUP_MAX, progress).await.map(drop)
     }
 
     /// Archives one segment of this node's WAL, as the server would: the proof that the
@@ -222,12 +223,14 @@ impl PgBackRest {
     }
 
     /// Restores a stanza's backup into `directory`, with these further options ("--type=time",
-    /// "--target=..."), at low priority. pgBackRest refuses a directory that isn't empty.
+    /// "--target=..."), at low priority. pgBackRest refuses a directory that isn't empty. It has
+    /// `held` open for as long as it runs, even when it outlives this process.
     pub async fn restore(
         &self,
         stanza: &Stanza,
         directory: &Path,
         further: &[String],
+        held: File,
         progress: OnProgress<'_>,
     ) -> Result<(), BackupError> {
         let mut options = vec![
@@ -236,9 +239,12 @@ impl PgBackRest {
             "--log-level-stderr=detail".to_owned(),
         ];
         options.extend(further.iter().cloned());
-        self.follow(&["restore"], &options, BACKUP_MAX, progress)
-            .await
-            .map(drop)
+        let config = self.config_file();
+        let invocation = Invocation {
+            held: Some(held),
+            ..self.invocation(&config, &["restore"], &options, Priority::Low)
+        };
+        run::run(invocation, BACKUP_MAX, progress).await.map(drop)
     }
 
     /// A command line for the server's shell, up to the command. In it `%` stands for itself when
@@ -264,32 +270,25 @@ impl PgBackRest {
         priority: Priority,
     ) -> Result<Answer, BackupError> {
         let config = self.config_file();
-        let invocation = run::Invocation {
-            program: &self.program,
-            config: &config,
-            arguments,
-            options,
-            priority,
-        };
+        let invocation = self.invocation(&config, arguments, options, priority);
         run::run(invocation, within, &mut |_| {}).await
     }
 
-    async fn follow(
-        &self,
-        arguments: &[&str],
-        options: &[String],
-        within: Duration,
-        progress: OnProgress<'_>,
-    ) -> Result<Answer, BackupError> {
-        let config = self.config_file();
-        let invocation = run::Invocation {
+    fn invocation<'a>(
+        &'a self,
+        config: &'a Path,
+        arguments: &'a [&'a str],
+        options: &'a [String],
+        priority: Priority,
+    ) -> Invocation<'a> {
+        Invocation {
             program: &self.program,
-            config: &config,
+            config,
             arguments,
             options,
-            priority: Priority::Low,
-        };
-        run::run(invocation, within, progress).await
+            priority,
+            held: None,
+        }
     }
 }
 

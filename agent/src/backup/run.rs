@@ -6,6 +6,7 @@
 use super::error::{BackupError, Cause};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -37,7 +38,7 @@ pub enum Priority {
 const LOW: [&str; 7] = ["-n", "10", "ionice", "-c", "2", "-n", "7"];
 
 /// One command.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Invocation<'a> {
     /// pgBackRest.
     pub program: &'a Path,
@@ -49,6 +50,8 @@ pub struct Invocation<'a> {
     pub options: &'a [String],
     /// What it gets of the machine.
     pub priority: Priority,
+    /// What it keeps open, as its standard input, which it doesn't read.
+    pub held: Option<File>,
 }
 
 impl Invocation<'_> {
@@ -60,7 +63,8 @@ impl Invocation<'_> {
             .to_owned()
     }
 
-    fn command(&self) -> Command {
+    fn command(&mut self) -> Command {
+        let held = self.held.take().map_or_else(Stdio::null, Stdio::from);
         let mut command = match self.priority {
             Priority::Usual => Command::new(self.program),
             Priority::Low => {
@@ -82,7 +86,7 @@ impl Invocation<'_> {
         command.envs(kept).env("LC_ALL", "C");
         command
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(held)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
@@ -120,7 +124,7 @@ impl Drop for Ending {
 
 /// Runs it.
 pub async fn run(
-    invocation: Invocation<'_>,
+    mut invocation: Invocation<'_>,
     within: Duration,
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Answer, BackupError> {
@@ -353,6 +357,7 @@ mod tests {
             arguments: &["-c", script],
             options: &[],
             priority: Priority::Low,
+            held: None,
         };
         run(invocation, within, &mut |_| {}).await
     }

@@ -167,8 +167,8 @@ fn not_on_the_way(state_dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     let command = match journey.role {
-        Role::Founder => "pgaa-agent backup found",
-        Role::Joiner => "pgaa-agent backup join-anew",
+        Role::Founder => "pgaa-agent backup found --yes",
+        Role::Joiner => "pgaa-agent backup join-anew --yes",
     };
     let text = format!("this node is on its way into a new mesh; end that first: {command}");
     Err(Misconfigured(anyhow::anyhow!(text)).into())

@@ -7,6 +7,7 @@ use crate::backup::PgBackRest;
 use crate::cli::render::words;
 use crate::clock::Clocks;
 use crate::config::Settings;
+use crate::failpoint;
 use crate::postgres::Postgres;
 use anyhow::{Context, anyhow, bail};
 use jiff::tz::TimeZone;
@@ -54,7 +55,9 @@ pub async fn bring(
     let stanza = side.scratch().manifest().stanza.clone();
     if side.scratch().manifest().stage == Stage::Restoring {
         let clocks = Clocks::start();
+        failpoint::reached("restore_made").await;
         copy(&program, &side, &stanza, told).await?;
+        failpoint::reached("restore_copied").await;
         side.restored(clocks.mono().since(Mono(0)))?;
     }
     if side.scratch().manifest().stage == Stage::Recovering {
@@ -225,12 +228,14 @@ async fn copy(
         "--archive-mode=off".to_owned(),
         format!("--tablespace-map-all={}", tablespaces.display()),
     ];
-    if data.join("backup.manifest").exists() {
+    // The first is pgBackRest's own, until all is copied.
+    let begun = ["backup.manifest", "PG_VERSION"];
+    if begun.iter().any(|file| data.join(file).exists()) {
         options.push("--delta".to_owned());
     }
     told(&format!("copying to {}", data.display()));
     program
-        .restore(stanza, &data, &options, &mut |_| {})
+        .restore(stanza, &data, &options, side.scratch().hold()?, &mut |_| {})
         .await
         .context("the backup can't be restored")
 }

@@ -8,6 +8,7 @@ use super::scratch::{Purpose, Scratch};
 use super::side::Side;
 use crate::config::Settings;
 use crate::durable;
+use crate::failpoint;
 use crate::postgres::server::{Server, Status};
 use crate::trust::{JoinToken, Tokens};
 use anyhow::{Context, bail};
@@ -62,16 +63,19 @@ impl Way {
             role,
             stamp,
             done: Vec::new(),
+            past: Some(past.clone()),
         });
         if journey.role != role {
             bail!(
                 "this node is on its way as the other kind: go on with the command it began with"
             );
         }
+        // "An hour ago" is another moment by now.
+        let (target, stanza) = journey.past.clone().unwrap_or(past);
         let way = Way {
             settings: settings.clone(),
-            target: past.0,
-            stanza: past.1,
+            target,
+            stanza,
             journey,
         };
         way.nothing_runs()?;
@@ -198,6 +202,7 @@ impl Way {
                 }
                 Step::PutInPlace => self.put_in_place()?,
             }
+            failpoint::reached(point(step)).await;
             self.journey.finish(step);
             self.save()?;
         }
@@ -288,6 +293,17 @@ impl Way {
             }
         }
         Ok(())
+    }
+}
+
+/// Where tests end it: the step is done, and not noted yet.
+fn point(step: Step) -> &'static str {
+    match step {
+        Step::Restore => "found_restored",
+        Step::Strip => "found_stripped",
+        Step::SetIdentityAside => "found_identity_aside",
+        Step::SetDatabaseAside => "found_database_aside",
+        Step::PutInPlace => "found_in_place",
     }
 }
 

@@ -131,7 +131,7 @@ pub struct Manifest {
 pub struct Scratch {
     directory: PathBuf,
     manifest: Manifest,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Scratch {
@@ -171,7 +171,7 @@ impl Scratch {
                 backup: backup.to_owned(),
                 recovered_to: None,
             },
-            _lock: lock,
+            lock,
         };
         scratch.save()?;
         for part in DIRECTORIES {
@@ -192,7 +192,7 @@ impl Scratch {
         Ok(Some(Scratch {
             directory: directory.to_owned(),
             manifest,
-            _lock: lock(directory)?,
+            lock: lock(directory)?,
         }))
     }
 
@@ -204,6 +204,13 @@ impl Scratch {
         found
             .filter(|scratch| scratch.manifest.purpose == Purpose::Passing)
             .collect()
+    }
+
+    /// The lock, for a program that writes to the directory: one that outlives this process keeps
+    /// others from it until it has ended.
+    pub fn hold(&self) -> Result<File, ScratchError> {
+        let lock: &File = &self.lock;
+        lock.try_clone().map_err(failed("held", &self.path(LOCK)))
     }
 
     /// Where it is.
@@ -341,7 +348,11 @@ mod tests {
         assert_eq!(Scratch::left_behind(root.path()).len(), 0);
         let busy = Scratch::open(scratch.directory()).unwrap_err();
         assert!(matches!(busy, ScratchError::Busy(_)), "{busy}");
+        // A program that copies into it may outlive whoever began it.
+        let held = scratch.hold().unwrap();
         drop(scratch);
+        assert_eq!(Scratch::left_behind(root.path()).len(), 0);
+        drop(held);
         let left = Scratch::left_behind(root.path());
         assert_eq!(left.len(), 1);
         left.into_iter()

@@ -8,6 +8,7 @@ use super::scratch::{Purpose, Scratch, Stage};
 use crate::clock::Clocks;
 use crate::config::Settings;
 use crate::durable;
+use crate::failpoint;
 use crate::postgres::owner::run;
 use crate::postgres::{Place, Postgres, Recovery, recovery};
 use anyhow::{Context, bail};
@@ -24,7 +25,7 @@ const PORT: u16 = 5432;
 const CONTROL_MAX: Duration = Duration::from_secs(180);
 /// How often is looked whether it has recovered.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// A server without its pid file for so many looks has ended, or never began.
+/// After so many looks it is asked whether it runs at all: it has ended, or never began.
 const GONE_LOOKS: u32 = 50;
 /// How much of its log is shown when it fails, lines.
 const LOG_LINES: usize = 8;
@@ -97,6 +98,9 @@ impl Side {
     /// Notes that the backup has been copied, and how long it took.
     pub fn restored(&mut self, took: Duration) -> anyhow::Result<()> {
         self.copy_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        // Once only: the server removes it when it has recovered, and must not do that twice.
+        let signal = self.scratch.path("data").join("recovery.signal");
+        durable::write(&signal, b"", 0o600)?;
         Ok(self.scratch.reached(Stage::Recovering, None)?)
     }
 
@@ -115,11 +119,11 @@ impl Side {
         // Whoever can enter the directory is PostgreSQL's own account, or root.
         let hba = b"local all all trust\n";
         durable::write(&self.scratch.path("pg_hba.conf"), hba, 0o600)?;
-        durable::write(&self.scratch.path("pg_ident.conf"), b"", 0o600)?;
-        if self.scratch.manifest().stage < Stage::Ready {
-            durable::write(&data.join("recovery.signal"), b"", 0o600)?;
-        }
-        Ok(())
+        Ok(durable::write(
+            &self.scratch.path("pg_ident.conf"),
+            b"",
+            0o600,
+        )?)
     }
 
     fn conf(&self, restore_command: &str, lasting: Lasting, prepared: u32) -> String {
@@ -198,23 +202,24 @@ impl Side {
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let clocks = Clocks::start();
         let log = self.scratch.path("log");
-        if !self.pid_file().exists() {
+        // A pid file alone says nothing: a machine that failed has left it.
+        if !self.runs() {
             let log = log.display().to_string();
             self.control(&["start", "--no-wait", "--silent", "--log", &log])?;
         }
-        let mut gone = 0;
+        let mut looks: u32 = 0;
         let recovered_to = loop {
             match recovery(&self.place()).await {
                 Recovery::Done(last) => break last,
-                Recovery::NotYet(_) if self.pid_file().exists() => gone = 0,
-                Recovery::NotYet(_) => gone += 1,
+                Recovery::NotYet(_) => looks = looks.wrapping_add(1),
             }
-            if gone > GONE_LOOKS {
+            if looks.is_multiple_of(GONE_LOOKS) && !self.runs() {
                 bail!("{}", self.why_it_ended(&log));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
         self.replay_ms = clocks.mono().0;
+        failpoint::reached("restore_replayed").await;
         // Known only until the first restart.
         let known = self.scratch.manifest().recovered_to.clone();
         self.scratch.reached(Stage::Ready, known.or(recovered_to))?;

@@ -2,12 +2,13 @@
 //! and written back through the mesh, and a restored copy stays apart from everything.
 
 mod anew;
-mod backups;
+pub(crate) mod backups;
+mod killed;
 mod proof;
 
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
-use backups::{Backups, repository_for};
+use backups::{Backups, repository_for, sql_at};
 use pgaa_core::restore::lost::{LostReport, LostTable};
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::output;
@@ -268,7 +269,7 @@ fn a_restored_copy_is_apart_from_everything_and_only_it_is_removed() -> Result<(
     play_unstarted(3, |cluster| {
         let nodes: [&Node; 3] = cluster.each()?;
         let [a, b, _] = nodes;
-        let backups = open_shop(cluster)?;
+        let _backups = open_shop(cluster)?;
         let before = now(a)?;
         b.sql("truncate public.orders")?;
         let copy = a.file("copy");
@@ -277,7 +278,7 @@ fn a_restored_copy_is_apart_from_everything_and_only_it_is_removed() -> Result<(
         refusals(a, &to, &before)?;
         let said = succeed(a, &["restore", "--to", &to, "--target-time", &before])?;
         ensure!(said.contains(&format!("psql -h {to}/sock")), "{said}");
-        let there = |statement: &str| backups.sql_at(&copy.join("sock"), statement);
+        let there = |statement: &str| sql_at(&copy.join("sock"), statement);
         ensure!(
             there("select count(*) from public.orders")? == "6000",
             "not what it was"

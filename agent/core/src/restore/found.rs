@@ -5,6 +5,7 @@
 //! are in the order in which a crash between any two leaves a node that can't take part in either
 //! mesh by accident.
 
+use super::Target;
 use serde::{Deserialize, Serialize};
 
 /// One step. Each can be repeated, and is skipped when it was done.
@@ -60,6 +61,9 @@ pub struct Journey {
     pub stamp: String,
     /// The steps that are done.
     pub done: Vec<Step>,
+    /// To which moment, and from whose backups: what was said when it began counts until it is done.
+    #[serde(default)]
+    pub past: Option<(Target, Option<String>)>,
 }
 
 impl Journey {
@@ -91,6 +95,7 @@ mod tests {
             role: Role::Founder,
             stamp: "x".to_owned(),
             done: Vec::new(),
+            past: None,
         };
         assert_eq!(journey.left(), Role::Founder.steps());
         journey.finish(Step::Restore);

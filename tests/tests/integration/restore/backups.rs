@@ -82,12 +82,12 @@ impl Backups {
             .args(arguments);
         run(&mut command)
     }
+}
 
-    /// Runs SQL on a restored copy.
-    pub fn sql_at(&self, socket: &Path, statement: &str) -> Result<String> {
-        let mut command = as_server(format!("{SERVER_BIN}/psql"));
-        command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"]);
-        command.arg(socket).args(["-d", DATABASE, "-c", statement]);
-        run(&mut command)
-    }
+/// Runs SQL on a restored copy.
+pub(crate) fn sql_at(socket: &Path, statement: &str) -> Result<String> {
+    let mut command = as_server(format!("{SERVER_BIN}/psql"));
+    command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"]);
+    command.arg(socket).args(["-d", DATABASE, "-c", statement]);
+    run(&mut command)
 }
