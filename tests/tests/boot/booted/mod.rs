@@ -108,7 +108,7 @@ const READY_TO_ACCEPT: &str = "database system is ready to accept connections";
 /// Everything PostgreSQL has logged on this machine.
 fn log_of_postgres(machine: &Machine) -> Result<String> {
     // Before its collector runs, and after that.
-    let all = "cat /var/log/postgresql/*.log /var/log/postgresql/*/*.log";
+    let all = "find /var/log/postgresql -name '*.log' -exec cat {} +";
     machine.run("sh", &["-c", all])
 }
 
