@@ -31,7 +31,7 @@ mod tests {
     fn pressure_is_read_and_nonsense_is_none() {
         let text = "some avg10=96.94 avg60=97.93 avg300=98.62 total=26246089829\n\
                     full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
-        assert_eq!(read(text), Some(0.9694));
+        assert_eq!(read(text), Some(96.94 / 100.0));
         assert_eq!(read("some avg10=250.00 total=1"), Some(1.0));
         for text in [
             "",

@@ -6,12 +6,10 @@
 //! one that was left behind.
 
 use crate::durable::{self, DurableError};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use pgaa_core::backup::Stanza;
 use pgaa_core::restore::Target;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -131,7 +129,7 @@ pub struct Manifest {
 pub struct Scratch {
     directory: PathBuf,
     manifest: Manifest,
-    lock: Flock<File>,
+    lock: File,
 }
 
 impl Scratch {
@@ -209,8 +207,8 @@ impl Scratch {
     /// The lock, for a program that writes to the directory: one that outlives this process keeps
     /// others from it until it has ended.
     pub fn hold(&self) -> Result<File, ScratchError> {
-        let lock: &File = &self.lock;
-        lock.try_clone().map_err(failed("held", &self.path(LOCK)))
+        let held = self.lock.try_clone();
+        held.map_err(failed("held", &self.path(LOCK)))
     }
 
     /// Where it is.
@@ -272,7 +270,7 @@ impl Scratch {
     }
 }
 
-fn lock(directory: &Path) -> Result<Flock<File>, ScratchError> {
+fn lock(directory: &Path) -> Result<File, ScratchError> {
     let path = directory.join(LOCK);
     let file = File::options()
         .write(true)
@@ -280,13 +278,12 @@ fn lock(directory: &Path) -> Result<Flock<File>, ScratchError> {
         .truncate(false)
         .open(&path)
         .map_err(failed("opened", &path))?;
-    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-    locked.map_err(|(_, errno)| {
-        if errno == Errno::EWOULDBLOCK {
-            return ScratchError::Busy(directory.to_owned());
-        }
-        failed("locked", &path)(errno.into())
-    })
+    // Let go by the kernel when the last handle is closed, by whichever process.
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ScratchError::Busy(directory.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed("locked", &path)(error)),
+    }
 }
 
 /// The path is written into configuration files and into a command for a shell, and a socket lies

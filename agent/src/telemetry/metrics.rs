@@ -3,6 +3,8 @@
 //! Each agent tells of itself and of the edges it owns; a whole mesh is scraped node by node, so
 //! that no number arrives twice.
 
+mod backup;
+
 use pgaa_core::clock::ClockVerdict;
 use pgaa_core::ids::NodeId;
 use pgaa_core::observed::Reach;
@@ -66,6 +68,7 @@ pub fn render(report: &StatusReport, loop_age_ms: u64) -> String {
     text.plain("rows_waiting", waiting, report.rows.waiting as f64);
     let mended = "Rows that were mended since the agent started.";
     text.plain("rows_mended", mended, report.rows.mended as f64);
+    backup::backups(&mut text, report);
     text.0
 }
 

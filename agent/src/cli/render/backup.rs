@@ -15,6 +15,17 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// What such an answer says of these.
+    #[cfg(test)]
+    pub(super) fn of(stanzas: Vec<StanzaContents>) -> Listing {
+        let windows = pgaa_core::backup::repository::windows(&stanzas);
+        Listing {
+            gaps: pgaa_core::backup::repository::gaps(&windows),
+            windows,
+            stanzas,
+        }
+    }
+
     /// Is there no backup at all?
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -60,13 +71,17 @@ pub fn write(page: &mut Page, backup: &BackupReport, report: &StatusReport) {
             );
             page.paragraph("  last      ", Tint::Plain, &text);
         }
+        None if backup.unread.is_some() => {}
         None => page.paragraph("  last      ", Tint::Odd, "none yet"),
     }
     if let Some((kind, at)) = &backup.next {
         let text = format!("{}, {}", kind.word(), words::time(*at, &page.zone));
         page.paragraph("  next      ", Tint::Plain, &text);
     }
-    spans(page, &backup.windows, &backup.gaps);
+    // What isn't read is not known: that says "unread".
+    if backup.unread.is_none() || !backup.windows.is_empty() {
+        spans(page, &backup.windows, &backup.gaps);
+    }
     waiting(page, backup, report);
     if let Some(why) = &backup.unread {
         page.paragraph("  unread    ", Tint::Odd, why);

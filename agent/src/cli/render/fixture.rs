@@ -1,5 +1,7 @@
 //! One report with a bit of everything, and one of a node that waits to found a cluster.
 
+use pgaa_core::backup::repository::{BackupSet, StanzaContents, gaps, windows};
+use pgaa_core::backup::{BackupKind, Stanza};
 use pgaa_core::clock::{ClockCause, ClockReading, ClockSource, ClockVerdict};
 use pgaa_core::conflicts::report::ConflictsReport;
 use pgaa_core::ids::{ClusterId, Lsn, NodeId, Ordinal};
@@ -304,4 +306,126 @@ pub fn forming() -> StatusReport {
         proofs: None,
         backup: None,
     }
+}
+
+/// What a node has in the repository: these backups, by the hours before now at which they ended.
+#[must_use]
+pub fn stanza(n: u8, backups: &[(BackupKind, i64)]) -> StanzaContents {
+    let taken = |(kind, hours_ago): &(BackupKind, i64)| {
+        let stopped_at = Wall(NOW.0 - hours_ago * 3_600_000);
+        BackupSet {
+            label: format!("{hours_ago}-hours-ago"),
+            kind: *kind,
+            started_at: Wall(stopped_at.0 - 60_000),
+            stopped_at,
+            wal_start: Lsn(1),
+            wal_stop: Lsn(2),
+            size_bytes: 52_000_000_000,
+            stored_bytes: 9_100_000_000,
+            damaged_pages: false,
+            node_name: format!("node-{n}"),
+            gap_since: None,
+        }
+    };
+    StanzaContents {
+        stanza: Stanza::new(node(n), 1),
+        backups: backups.iter().map(taken).collect(),
+        wal_last: None,
+        archived_at: None,
+        problem: None,
+        running: false,
+    }
+}
+
+/// What two nodes have there: the second took over, eight hours after the first was last heard of.
+#[must_use]
+pub fn repository() -> Vec<StanzaContents> {
+    use BackupKind::{Differential, Full};
+    let mut former = stanza(2, &[(Full, 96), (Differential, 72)]);
+    former.archived_at = Some(Wall(NOW.0 - 56 * 3_600_000));
+    let mut own = stanza(1, &[(Full, 48), (Differential, 24)]);
+    own.archived_at = Some(Wall(NOW.0 - 30_000));
+    own.backups[1].damaged_pages = true;
+    vec![former, own]
+}
+
+/// A mesh whose first node owns the backups, and archives.
+#[must_use]
+pub fn backed_up() -> StatusReport {
+    let windows = windows(&repository());
+    let backup = BackupReport {
+        repository: "s3 shop-backups at s3.example.com, /pgaa/shop".into(),
+        owners: vec![BackupOwner {
+            node: node(1),
+            name: "node-1".into(),
+            epoch: 2,
+            since: Wall(NOW.0 - 49 * 3_600_000),
+            covered: true,
+            reachable: true,
+            archived_until: Some(Wall(NOW.0 - 30_000)),
+            problem: String::new(),
+        }],
+        archiving: Some(Wall(NOW.0 - 49 * 3_600_000)),
+        waiting_bytes: 0,
+        waiting_since: None,
+        waiting_bytes_max: Some(20_000_000_000),
+        running: Some(RunningBackup {
+            kind: BackupKind::Differential,
+            since: Wall(NOW.0 - 120_000),
+            percent: 42,
+        }),
+        last: Some(LastBackup {
+            label: "24-hours-ago".into(),
+            kind: BackupKind::Differential,
+            node_name: "node-1".into(),
+            stopped_at: Wall(NOW.0 - 24 * 3_600_000),
+            stored_bytes: 9_100_000_000,
+        }),
+        next: Some((BackupKind::Full, Wall(NOW.0 + 24 * 3_600_000))),
+        gaps: gaps(&windows),
+        windows,
+        unable: None,
+        unread: None,
+    };
+    StatusReport {
+        backup: Some(backup),
+        ..mesh()
+    }
+}
+
+/// The same with a repository that refuses the key, a claim of another node that is gone, and
+/// nothing that is known of what there is.
+#[must_use]
+pub fn backups_in_trouble() -> StatusReport {
+    let mut report = backed_up();
+    if let Some(backup) = &mut report.backup {
+        let refused = "pgbackrest archive-push: HTTP request failed with 403 (Forbidden) [39]; see that \
+                       backup.key_id and backup.key_file are right";
+        backup.owners[0].covered = false;
+        backup.owners[0].problem = refused.into();
+        backup.owners.push(BackupOwner {
+            node: node(3),
+            name: "node-3".into(),
+            epoch: 1,
+            covered: true,
+            reachable: false,
+            problem: String::new(),
+            ..backup.owners[0].clone()
+        });
+        backup.waiting_bytes = 1_600_000_000;
+        backup.waiting_since = Some(Wall(NOW.0 - 600_000));
+        (backup.running, backup.last, backup.next) = (None, None, None);
+        (backup.windows, backup.gaps) = (Vec::new(), Vec::new());
+        backup.unread = Some(refused.into());
+        backup.unable = Some("archive_command is set at /etc/x.conf:3, and stays as it is".into());
+    }
+    report.findings = vec![Finding {
+        severity: Health::Degraded,
+        code: "archive_failing".into(),
+        text: "archiving fails since 600 s, 1525 MB of WAL wait, 19073 MB may: pgbackrest \
+               archive-push: HTTP request failed with 403 (Forbidden) [39]; see that backup.key_id and \
+               backup.key_file are right".into(),
+        command: "pgaa-agent backup status".into(),
+    }];
+    report
 }

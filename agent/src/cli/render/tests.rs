@@ -64,6 +64,24 @@ fn the_clocks() {
 }
 
 #[test]
+fn the_backups() {
+    for columns in [80, 100] {
+        for (name, report) in [
+            ("backups", fixture::backed_up()),
+            ("backups-trouble", fixture::backups_in_trouble()),
+        ] {
+            let text = page(columns, |page| {
+                backup::write(page, report.backup.as_ref().unwrap(), &report);
+            });
+            assert_golden(name, columns, &text);
+        }
+        let listing = backup::Listing::of(fixture::repository());
+        let text = page(columns, |page| backup::list(page, &listing));
+        assert_golden("backup-list", columns, &text);
+    }
+}
+
+#[test]
 fn the_nodes() {
     for columns in [80, 100] {
         let text = page(columns, |page| members::write_long(page, &fixture::mesh()));
