@@ -233,12 +233,22 @@ fn told(node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Writes all rows, one after the other: a statement for all of them may meet one from the other node
+/// that has locked some, and waits for others.
+fn rewrite(node: &Node, note: &str) -> Result<()> {
+    let each = format!(
+        "do $$ begin for i in 1..{ROWS} loop
+             update public.items set note = '{note}' where id = i; commit;
+         end loop; end $$"
+    );
+    node.sql(&each).map(drop)
+}
+
 /// Rotation, kill -9 of the agent and of the server, while lines come in.
 fn what_was_counted_lasts(cluster: &Cluster, [a, b]: [&Node; 2]) -> Result<()> {
     for round in 0..6 {
         for node in [b, a] {
-            let name = node.name();
-            node.sql(&format!("update public.items set note = '{name} {round}'"))?;
+            rewrite(node, &format!("{} {round}", node.name()))?;
         }
         match round {
             1 | 4 => {
@@ -248,7 +258,7 @@ fn what_was_counted_lasts(cluster: &Cluster, [a, b]: [&Node; 2]) -> Result<()> {
             2 => {
                 a.kill9_agent()?;
                 a.sql("select pg_rotate_logfile()")?;
-                b.sql("update public.items set note = 'unseen'")?;
+                rewrite(b, "unseen")?;
                 a.sql("select pg_rotate_logfile()")?;
                 a.start_agent()?;
             }
