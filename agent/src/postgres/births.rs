@@ -10,7 +10,6 @@ use log::warn;
 use pgaa_core::births::{Birth, Births};
 use pgaa_core::observed::SlotFacts;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -69,7 +68,6 @@ fn birth(path: &Path) -> Option<Birth> {
     let found = std::fs::metadata(path).ok()?;
     let born = found.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some(Birth {
-        inode: found.ino(),
         born_ns: u64::try_from(born.as_nanos()).ok()?,
     })
 }

@@ -70,7 +70,7 @@ impl World {
     /// The slots that somebody has dropped and made anew, as the agent tells it.
     pub fn slots_made_anew(&mut self, node: usize) -> BTreeSet<String> {
         let slots = self.nodes[node].server.slots.iter();
-        let born = |born_ns| Birth { inode: 1, born_ns };
+        let born = |born_ns| Birth { born_ns };
         let seen = slots
             .map(|(subscriber, slot)| (self.slots[*subscriber][node].clone(), born(slot.born)))
             .collect();
