@@ -1,5 +1,6 @@
 //! `pgaa-agent verify` names what the nodes' databases are made of differently, and nothing else.
 
+use crate::verify::verify;
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
 use pgaa_core::verify::{DifferentPiece, Finding, Report, StructureReport};
@@ -122,21 +123,6 @@ const AGAIN_C: &str = "
     alter table stock.parts owner to postgres;
     alter type stock.state add value 'broken';
     drop schema extra cascade;";
-
-fn verify(node: &Node, tables: &[&str]) -> Result<Report> {
-    let mut arguments = vec!["verify", "-o", "json"];
-    arguments.extend(tables);
-    let output = node.ask(&arguments)?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let report: Report = serde_json::from_slice(&output.stdout).context(said)?;
-    let code = match report.finding() {
-        Finding::Equal => 0,
-        Finding::Open => 1,
-        Finding::Different => 2,
-    };
-    ensure!(output.status.code() == Some(code), "{}", output.status);
-    Ok(report)
-}
 
 fn structure(report: &Report) -> Result<&StructureReport> {
     let structure = report.structure.as_ref().context("not compared")?;

@@ -11,7 +11,7 @@ use pgaa_tests::scenario::play;
 use std::thread::sleep;
 
 /// Compares on `node`; the exit code must fit the report.
-fn verify(node: &Node, tables: &[&str]) -> Result<Report> {
+pub fn verify(node: &Node, tables: &[&str]) -> Result<Report> {
     let mut arguments = vec!["verify", "-o", "json"];
     arguments.extend(tables);
     let output = node.ask(&arguments)?;
