@@ -1,4 +1,5 @@
-//! One run at a time, and nothing left over from runs that were killed.
+//! Runs beside one another, or one that has the machine to itself; and nothing left over from runs
+//! that were killed.
 //!
 //! Only ends processes inside namespaces whose names say that a test made them, and only when
 //! that test is gone.
@@ -10,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// What the names of all namespaces and directories of the tests begin with.
 pub const PREFIX: &str = "pgaat";
@@ -18,20 +20,42 @@ pub const PREFIX: &str = "pgaat";
 /// 107 bytes only.
 const ROOT: &str = "/tmp";
 
-/// Held while a cluster runs: two clusters at once on two cores would measure one another.
+/// Held while a cluster runs. Scenarios share the machine, their bounds say "never" and not
+/// "slow"; what measures has it alone.
 #[derive(Debug)]
 pub struct RunLock {
-    _lock: Flock<File>,
+    _lock: Option<Flock<File>>,
 }
 
-/// Waits until no other cluster runs.
-pub fn lock() -> Result<RunLock> {
-    let path = Path::new(ROOT).join(format!("{PREFIX}.lock"));
+/// The lock of a process that has the machine to itself until it ends.
+static ALONE: OnceLock<Flock<File>> = OnceLock::new();
+
+fn locked(name: &str, how: FlockArg) -> Result<Flock<File>> {
+    let path = Path::new(ROOT).join(format!("{PREFIX}{name}.lock"));
     let file = File::options().create(true).append(true).open(&path)?;
-    let lock = Flock::lock(file, FlockArg::LockExclusive)
+    Flock::lock(file, how)
         .map_err(|(_, error)| error)
-        .with_context(|| format!("{} can't be locked", path.display()))?;
-    Ok(RunLock { _lock: lock })
+        .with_context(|| format!("{} can't be locked", path.display()))
+}
+
+/// Waits until nothing measures here.
+pub fn lock() -> Result<RunLock> {
+    let shared = match ALONE.get() {
+        Some(_) => None,
+        None => Some(locked("", FlockArg::LockShared)?),
+    };
+    Ok(RunLock { _lock: shared })
+}
+
+/// Waits until no cluster runs, and has the machine from then on: two clusters at once on two cores
+/// would measure one another.
+pub fn be_alone() -> Result<()> {
+    if ALONE.get().is_none() {
+        let lock = locked("", FlockArg::LockExclusive)?;
+        // Somebody else of this process has it otherwise, which is as good.
+        let _ = ALONE.set(lock);
+    }
+    Ok(())
 }
 
 /// The name of a run of this process.
@@ -48,6 +72,14 @@ pub fn run_directory(run: &str) -> PathBuf {
 
 /// Removes what runs that were killed left behind.
 pub fn sweep() -> Result<()> {
+    sweep_after(|| Ok(()))
+}
+
+/// The same behind something that must be removed first.
+pub fn sweep_after(first: impl FnOnce() -> Result<()>) -> Result<()> {
+    // Two that begin at once would remove the same things.
+    let _lock = locked("-sweep", FlockArg::LockExclusive)?;
+    first()?;
     for namespace in namespaces()? {
         if is_abandoned(&namespace) {
             remove_namespace(&namespace)?;
@@ -117,7 +149,14 @@ mod tests {
             !is_abandoned(&format!("{}-a", run_name(0))),
             "this process is alive"
         );
-        for foreign in ["pgaat.lock", "pgaat", "pgaat-x-0", "other-4194999-0", ""] {
+        for foreign in [
+            "pgaat.lock",
+            "pgaat-sweep.lock",
+            "pgaat",
+            "pgaat-x-0",
+            "other-4194999-0",
+            "",
+        ] {
             assert!(!is_abandoned(foreign), "{foreign} is not ours");
         }
     }

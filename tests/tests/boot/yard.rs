@@ -10,7 +10,7 @@ use pgaa_agent::clock::Clocks;
 use pgaa_tests::cluster::{full_mesh, waiting};
 use pgaa_tests::command::call;
 use pgaa_tests::net::Network;
-use pgaa_tests::stale::{RunLock, lock, run_directory, run_name, sweep};
+use pgaa_tests::stale::{RunLock, lock, run_directory, run_name, sweep_after};
 use pgaa_tests::workload::token;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -89,8 +89,7 @@ impl Yard {
     pub fn prepare(count: usize, user_data: String) -> Result<Yard> {
         let run_lock = lock()?;
         // Machines first: what they have open can't be removed.
-        group::sweep()?;
-        sweep()?;
+        sweep_after(group::sweep)?;
         let run = run_name(0);
         let directory = Directory(run_directory(&run));
         fs::create_dir_all(&directory.0)?;

@@ -15,6 +15,7 @@ mod verify;
 
 use anyhow::{Result, bail};
 use pgaa_tests::scenario::play;
+use pgaa_tests::stale::be_alone;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ fn measure() -> Result<()> {
     if let Some(unknown) = asked.iter().find(|part| !PARTS.contains(&part.as_str())) {
         bail!("{unknown:?} is none of {}", PARTS.join(", "));
     }
+    be_alone()?;
     let wanted = |part: &str| asked.is_empty() || asked.iter().any(|name| name == part);
     if wanted("formation") {
         formation::compare(3)?;
