@@ -14,9 +14,8 @@ pub(super) struct Queries {
     pub(super) canonical: String,
     pub(super) begins: String,
     pub(super) values: String,
-    pub(super) held: String,
-    pub(super) insert: String,
     pub(super) rivals: String,
+    pub(super) insert: String,
     /// `None` for a table that has only its key.
     pub(super) update: Option<String>,
     pub(super) delete: String,
@@ -62,13 +61,12 @@ pub(super) async fn queries_if_any(
         canonical: text(6)?,
         begins: text(7)?,
         values: text(8)?,
-        held: text(9)?,
+        rivals: text(9)?,
         insert: text(10)?,
-        rivals: text(11)?,
-        update: column(sql.name, &row, 12)?,
-        delete: text(13)?,
-        key: column(sql.name, &row, 14)?,
-        columns: column(sql.name, &row, 15)?,
+        update: column(sql.name, &row, 11)?,
+        delete: text(12)?,
+        key: column(sql.name, &row, 13)?,
+        columns: column(sql.name, &row, 14)?,
     }))
 }
 

@@ -6,14 +6,20 @@ use super::Postgres;
 use super::queries::{Queries, WHAT, canonical, queries, unexpected};
 use super::session::{Purpose, Session, SqlError, column, sql};
 use super::suspects::as_json;
+use futures_util::future::join_all;
 use pgaa_core::ids::NodeId;
 use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Seen, Stamp, Version};
 use pgaa_core::verify::Key;
 use std::collections::{BTreeMap, BTreeSet};
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 /// Rows whose key begins like one that was cut, at most: with more the table is compared instead.
 const BEGINS_MAX: i64 = 1_000;
+
+/// Rows that are mended without waiting for the answer to each.
+const PIPELINE: usize = 50;
 
 /// Commit times of rows that a join has copied, and of rows whose time nobody knows: older than
 /// all others (see `sql/copy_stamp.sql`). Microseconds; 2000-01-02.
@@ -190,28 +196,31 @@ impl Postgres {
             list.push(place);
         }
         for (author, places) in by_author {
-            let mut session = None;
-            for place in places {
-                let (Some(repair), Some(outcome)) = (repairs.get(place), outcomes.get_mut(place))
-                else {
-                    continue;
+            let session = self.open_repairs(table, &repair_origin(me, author)).await?;
+            for part in places.chunks(PIPELINE) {
+                let due = session.server_clock_us().await?;
+                let valid = |place: &usize| {
+                    let repair = repairs.get(*place)?;
+                    let left = repair.looked.valid_for(now())?;
+                    let left_us = i64::try_from(left.as_micros()).ok()?;
+                    Some((*place, repair, due.saturating_add(left_us)))
                 };
-                if repair.looked.valid_for(now()).is_none() {
-                    continue;
-                }
-                let (open, queries) = match session.take() {
-                    Some(open) => open,
-                    None => self.open_repairs(table, &repair_origin(me, author)).await?,
-                };
-                match mend_one(&open, (&queries, table), repair).await {
-                    Ok(done) => {
-                        *outcome = done;
-                        session = Some((open, queries));
+                let part: Vec<_> = part.iter().filter_map(valid).collect();
+                // One after the other in the server, without a pause for the answer to each.
+                let done = part
+                    .iter()
+                    .map(|(_, repair, until_us)| session.mend_one(table, repair, *until_us));
+                for ((place, repair, _), done) in part.iter().zip(join_all(done).await) {
+                    let outcome = match done {
+                        Ok(outcome) => outcome,
+                        Err(error) => self.failed(table, repair, &error).await?,
+                    };
+                    if let Some(place) = outcomes.get_mut(*place) {
+                        *place = outcome;
                     }
-                    // With the session its transaction is gone.
-                    Err(error) => *outcome = self.failed(table, repair, &error).await?,
                 }
             }
+            session.close().await?;
         }
         Ok(outcomes)
     }
@@ -242,17 +251,83 @@ impl Postgres {
         Ok(rival.map_or(refused, Mended::Blocked))
     }
 
-    async fn open_repairs(
-        &self,
-        table: &str,
-        origin: &str,
-    ) -> Result<(Session, Queries), SqlError> {
+    async fn open_repairs(&self, table: &str, origin: &str) -> Result<Repairs, SqlError> {
         let inner = &self.inner;
         let session = Session::open(&inner.place, &inner.database, Purpose::Repair).await?;
         let queries = queries(&session, table).await?;
         session.rows(&sql!("repair_session"), &[&origin]).await?;
         session.rows(&sql!("copy_origin"), &[&origin]).await?;
-        Ok((session, queries))
+        let update = match &queries.update {
+            Some(text) => Some(session.prepare(WHAT, text).await?),
+            None => None,
+        };
+        Ok(Repairs {
+            insert: session.prepare(WHAT, &queries.insert).await?,
+            update,
+            delete: session.prepare(WHAT, &queries.delete).await?,
+            queries,
+            session,
+        })
+    }
+}
+
+/// A session that mends rows of one table that one author has written. Each row is one statement
+/// and so a transaction of its own: one that fails takes nothing with it.
+struct Repairs {
+    session: Session,
+    queries: Queries,
+    insert: Statement,
+    /// `None` for a table that has only its key.
+    update: Option<Statement>,
+    delete: Statement,
+}
+
+impl Repairs {
+    /// Microseconds since 1970-01-01 UTC, by the server.
+    async fn server_clock_us(&self) -> Result<i64, SqlError> {
+        let sql = sql!("server_clock");
+        column(sql.name, &self.session.row(&sql, &[]).await?, 0)
+    }
+
+    /// Mends one row, if it still is what was seen, and it isn't later than `until_us` by the
+    /// server's clock.
+    async fn mend_one(
+        &self,
+        table: &str,
+        repair: &Repair,
+        until_us: i64,
+    ) -> Result<Mended, SqlError> {
+        let seen = repair.seen.map(i64::from);
+        let statement = match (&repair.right, seen, &self.update) {
+            (None, _, _) => &self.delete,
+            (Some(_), None, _) => &self.insert,
+            (Some(_), Some(_), Some(update)) => update,
+            (Some(_), Some(_), None) => return Ok(Mended::Raced),
+        };
+        let values = repair.right.as_ref();
+        let values = values.map(|right| in_order(&self.queries, &right.values));
+        let stamp = repair.right.as_ref().and_then(|right| right.stamp);
+        let author = stamp.map(|stamp| stamp.author.0);
+        let known_us = stamp.map(|stamp| stamp.at_us);
+        let at_us = known_us.unwrap_or(OLD_US);
+        let (key, rule) = (&repair.key, &repair.rule);
+        let params: [&(dyn ToSql + Sync); 9] = [
+            &table, key, rule, &author, &known_us, &at_us, &until_us, &values, &seen,
+        ];
+        let rows = self.session.rows_prepared(WHAT, statement, &params).await?;
+        let mended: i64 = match rows.first() {
+            Some(row) => column(WHAT, row, 0)?,
+            None => 0,
+        };
+        Ok(match mended {
+            0 => Mended::Raced,
+            _ => Mended::Done,
+        })
+    }
+
+    /// Leaves its origin to the next one.
+    async fn close(self) -> Result<(), SqlError> {
+        self.session.rows(&sql!("repair_over"), &[]).await.map(drop)
     }
 }
 
@@ -309,73 +384,4 @@ async fn own_deletes(
         );
     }
     Ok(found)
-}
-
-/// Mends one row, if it still is what was seen.
-async fn mend_one(
-    session: &Session,
-    (queries, table): (&Queries, &str),
-    repair: &Repair,
-) -> Result<Mended, SqlError> {
-    session.begin().await?;
-    let stamp = repair.right.as_ref().and_then(|right| right.stamp);
-    let at_us = stamp.map_or(OLD_US, |stamp| stamp.at_us);
-    session.rows(&sql!("repair_stamp"), &[&at_us]).await?;
-    let held = session.rows_by(WHAT, &queries.held, &[&repair.key]).await?;
-    let (before, seen) = match held.first() {
-        Some(row) => (
-            Some(column::<String>(WHAT, row, 0)?),
-            Some(token(column(WHAT, row, 1)?)?),
-        ),
-        None => (None, None),
-    };
-    if seen != repair.seen {
-        session.script("rollback", "ROLLBACK").await?;
-        return Ok(Mended::Raced);
-    }
-    let rows = match &repair.right {
-        None => {
-            session
-                .rows_by(WHAT, &queries.delete, &[&repair.key])
-                .await?
-        }
-        Some(right) => {
-            let values = in_order(queries, &right.values);
-            match (seen, &queries.update) {
-                (None, _) => session.rows_by(WHAT, &queries.insert, &[&values]).await?,
-                (Some(_), Some(update)) => {
-                    session
-                        .rows_by(WHAT, update, &[&values, &repair.key])
-                        .await?
-                }
-                (Some(_), None) => Vec::new(),
-            }
-        }
-    };
-    let after = rows
-        .first()
-        .map(|row| column::<String>(WHAT, row, 0))
-        .transpose()?;
-    if after.is_none() && repair.right.is_some() {
-        session.script("rollback", "ROLLBACK").await?;
-        return Ok(Mended::Raced);
-    }
-    let author = stamp.map(|stamp| stamp.author.0);
-    let known_us = stamp.map(|stamp| stamp.at_us);
-    session
-        .rows(
-            &sql!("repair_record"),
-            &[
-                &table,
-                &repair.key,
-                &repair.rule,
-                &before,
-                &after,
-                &author,
-                &known_us,
-            ],
-        )
-        .await?;
-    session.commit().await?;
-    Ok(Mended::Done)
 }

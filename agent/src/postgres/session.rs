@@ -224,6 +224,12 @@ const COPY_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 const COMPARABLE: &str = " -c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres \
                           -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C";
 
+/// The same, without the four lines, each with its statement, that a server logs whenever somebody
+/// begins to decode WAL: the agent does so every few seconds. What fails it tells itself.
+const QUIETLY_COMPARABLE: &str = " -c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres \
+                                  -c extra_float_digits=1 -c bytea_output=hex -c lc_monetary=C \
+                                  -c log_min_messages=fatal";
+
 struct Limits {
     statement_ms: u64,
     lock_ms: u64,
@@ -295,9 +301,8 @@ impl Purpose {
         } = self.limits();
         let own = match self {
             Purpose::Beat | Purpose::Record => " -c synchronous_commit=off",
-            Purpose::Compare | Purpose::CompareWhole | Purpose::Decode | Purpose::Repair => {
-                COMPARABLE
-            }
+            Purpose::Compare | Purpose::CompareWhole | Purpose::Repair => COMPARABLE,
+            Purpose::Decode => QUIETLY_COMPARABLE,
             Purpose::Look
             | Purpose::Change
             | Purpose::Long
@@ -483,6 +488,26 @@ impl Session {
         params: Params<'_>,
     ) -> Result<Vec<Row>, SqlError> {
         self.within(what, self.client.query(text, params)).await
+    }
+
+    /// Prepares a query that the server itself has written.
+    pub(super) async fn prepare(
+        &self,
+        what: &'static str,
+        text: &str,
+    ) -> Result<Statement, SqlError> {
+        self.within(what, self.client.prepare(text)).await
+    }
+
+    /// Runs what was prepared. Several may be awaited at once: they are pipelined.
+    pub(super) async fn rows_prepared(
+        &self,
+        what: &'static str,
+        statement: &Statement,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, SqlError> {
+        self.within(what, self.client.query(statement, params))
+            .await
     }
 
     /// Asks the server to write statements, quoting names with its own `format('%I')`: where SQL

@@ -89,6 +89,27 @@ fn rows_that_a_cut_has_set_apart_are_mended() -> Result<()> {
     })
 }
 
+/// One node alone for a minute, on both sides of which everybody goes on writing.
+#[test]
+fn rows_that_a_minute_apart_has_changed_twice_are_mended() -> Result<()> {
+    play(3, |cluster| {
+        let nodes: [&Node; 3] = cluster.each()?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_tables(cluster, &nodes)?;
+        let mut load = Vec::new();
+        add_load(&mut load, &nodes)?;
+        load.push(Load::start(&nodes, Workload::Own, Rate::PerSecond(20))?);
+        sleep(seconds(3));
+        cluster.net.isolate("c")?;
+        sleep(seconds(60));
+        cluster.net.heal()?;
+        sleep(seconds(5));
+        stop(load)?;
+        await_clean(cluster, &nodes)?;
+        await_equality(cluster, &nodes).map(drop)
+    })
+}
+
 /// What was written with a wrong clock may win where it should not. But all nodes are equal, and
 /// nothing that is later there is undone by a repair.
 #[test]

@@ -189,10 +189,30 @@ async fn settle<H: Rows>(
     (before, mend): (&Sightings, bool),
     round: &mut Round,
 ) -> Result<(), Failure> {
-    let nodes = host.nodes();
     let keys: Vec<Key> = before.keys().cloned().collect();
+    // What is ordered is valid for some seconds after the look: so one part is looked at and mended
+    // after the other.
+    for batch in keys.chunks(BATCH) {
+        let wrong = wrong(host, table, (before, batch), round).await?;
+        match mend {
+            true if wrong.is_empty() => {}
+            true => mend_all(host, table, &wrong, round).await?,
+            false => round.open.extend(wrong.into_iter().map(|one| one.key)),
+        }
+    }
+    Ok(())
+}
+
+/// Those of these rows that were not the same everywhere at two looks.
+async fn wrong<H: Rows>(
+    host: &H,
+    table: &str,
+    (before, keys): (&Sightings, &[Key]),
+    round: &mut Round,
+) -> Result<Vec<Wrong>, Failure> {
+    let nodes = host.nodes();
     let mut wrong = Vec::new();
-    for (key, (looked, seen)) in look(host, table, &keys).await? {
+    for (key, (looked, seen)) in look(host, table, keys).await? {
         let ruling = judge(&nodes, &seen);
         if ruling == Ruling::Equal {
             round.note_equal(host, key, &seen);
@@ -200,21 +220,15 @@ async fn settle<H: Rows>(
             round.open.push(key);
         } else {
             round.rulings.insert(key.clone(), ruling);
-            match mend {
-                true => wrong.push(Wrong {
-                    key,
-                    looked,
-                    seen,
-                    ruling,
-                }),
-                false => round.open.push(key),
-            }
+            wrong.push(Wrong {
+                key,
+                looked,
+                seen,
+                ruling,
+            });
         }
     }
-    for batch in wrong.chunks(BATCH) {
-        mend_all(host, table, batch, round).await?;
-    }
-    Ok(())
+    Ok(wrong)
 }
 
 /// A row that is not the same everywhere, and what is to be done about it.

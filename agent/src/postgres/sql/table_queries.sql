@@ -9,12 +9,17 @@
 --   canonical ($1 as for look): the same keys as this server itself would write them;
 --   begins ($1 as for look, $2 int8): the keys, $2 at most, whose values begin like these;
 --   values ($1 as for look): keys, xmin, all values but generated ones by their columns' names;
---   held   ($1 text[] key): the row as JSON and its xmin, locked;
---   insert ($1 text[] values by their columns' names): unless there is such a key;
---   rivals ($1 as for insert, $2 text[] key): the keys of other rows with the same value of a
---     unique column (of plain indexes: not of those on expressions, nor of partial ones);
---   update ($1 as for insert, $2 text[] key), delete ($1 text[] key);
+--   rivals ($1 text[] values by their columns' names, $2 text[] key): the keys of other rows with
+--     the same value of a unique column (of plain indexes: not of those on expressions, nor of
+--     partial ones);
+--   insert, update (NULL for a table that has only its key) and delete, which mend one row: see below;
 -- then the names of the columns of its key, and of all columns but generated ones.
+-- What mends is one statement and so one transaction, which compares, sets, and notes both versions
+-- in pgaa.repairs: $1 text the table, $2 text[] key, $3 text rule, $4 uuid whose version stays, $5
+-- int8 when that was committed (for the note), $6 int8 the commit time that it gets, $7 int8 when it is
+-- too late (all microseconds since 1970), $8 text[] as $1 of rivals, $9 int8 the row's xmin as it was
+-- seen. It tells how many rows it has mended. A row that is locked, or is another one by now, is left
+-- alone, and nobody is waited for: what is behind it in the queue is not to become too late.
 -- A row is hashed by its columns in the order of their names. What is no plain value of
 -- PostgreSQL's own types is hashed as text: numeric 1.0 and 1.00 are equal by their hashes, the
 -- OIDs in enums and composites differ between nodes, and not every type has a hash. Reads only.
@@ -104,6 +109,18 @@ WITH it AS (
            r.texts AS values, r.names, r.given, r.sets, r.list AS columns, uniques.same,
            pg_catalog.format('(%s) = (%s)', pk.list,
                pg_catalog.replace(pk.after, '$1', '$K')) AS keyed,
+           pg_catalog.replace(r.given, '$1', '$8') AS mended,
+           pg_catalog.replace(r.sets, '$1', '$8') AS mends,
+           'WITH stamp AS MATERIALIZED (SELECT pg_replication_origin_xact_setup('
+               '''0/1'', ''epoch''::timestamptz + $6::int8 * interval ''1 microsecond'') AS pgaa_set '
+               'WHERE clock_timestamp() < ''epoch''::timestamptz + $7::int8 * interval ''1 microsecond''), '
+               AS stamp,
+           '), noted AS (INSERT INTO pgaa.repairs (relation, key, rule, before, after, author, committed_at) '
+               'SELECT $1::text, $2::text[], $3::text, '
+               'CASE WHEN octet_length(done.pgaa_was) < 100000 THEN done.pgaa_was::jsonb END, '
+               'CASE WHEN octet_length(done.pgaa_is) < 100000 THEN done.pgaa_is::jsonb END, $4::uuid, '
+               '''epoch''::timestamptz + $5::int8 * interval ''1 microsecond'' FROM done) '
+               'SELECT count(*) FROM done' AS noted,
            pg_catalog.format('generate_series(0, '
                'coalesce(array_length($1::text[], 1), 0) / %s - 1) AS w(i)', pk.width) AS asked,
            pg_catalog.format('($1::text[] IS NULL OR (%s) > (%s)) '
@@ -139,18 +156,25 @@ SELECT pg_catalog.hashtextextended(p.shape || ' | ' || p.key, 0),
        pg_catalog.format('SELECT ARRAY[%s], xmin::text::int8, ARRAY[%s] FROM ONLY %s '
            'WHERE (%s) IN (SELECT %s FROM %s)',
            p.texts, p.values, p.name, p.key, p.named, p.asked),
-       pg_catalog.format('SELECT to_jsonb(pgaa_row)::text, pgaa_row.xmin::text::int8 FROM ONLY %s AS pgaa_row '
-           'WHERE %s FOR UPDATE', p.name, pg_catalog.replace(p.keyed, '$K', '$1')),
-       pg_catalog.format('INSERT INTO %s AS pgaa_row (%s) OVERRIDING SYSTEM VALUE VALUES (%s) '
-           'ON CONFLICT (%s) DO NOTHING RETURNING to_jsonb(pgaa_row)::text',
-           p.name, p.names, p.given, p.key),
        pg_catalog.format('SELECT ARRAY[%s] FROM ONLY %s WHERE (%s) AND NOT (%s)',
            p.texts, p.name, coalesce(p.same, 'false'),
            pg_catalog.replace(p.keyed, '$K', '$2')),
-       CASE WHEN p.sets IS NOT NULL THEN pg_catalog.format(
-           'UPDATE ONLY %s AS pgaa_row SET %s WHERE %s RETURNING to_jsonb(pgaa_row)::text',
-           p.name, p.sets, pg_catalog.replace(p.keyed, '$K', '$2')) END,
-       pg_catalog.format('DELETE FROM ONLY %s WHERE %s', p.name,
-           pg_catalog.replace(p.keyed, '$K', '$1')),
+       p.stamp || pg_catalog.format('done AS (INSERT INTO %s AS pgaa_row (%s) OVERRIDING SYSTEM VALUE '
+           'SELECT %s FROM stamp WHERE $9::int8 IS NULL ON CONFLICT (%s) DO NOTHING '
+           'RETURNING NULL::text AS pgaa_was, to_jsonb(pgaa_row)::text AS pgaa_is',
+           p.name, p.names, p.mended, p.key) || p.noted,
+       CASE WHEN p.sets IS NOT NULL THEN p.stamp || pg_catalog.format(
+           'done AS (UPDATE ONLY %s AS pgaa_row SET %s FROM (%s) AS pgaa_held '
+           'WHERE %s AND pgaa_row.ctid = pgaa_held.pgaa_place '
+           'RETURNING pgaa_held.pgaa_was, to_jsonb(pgaa_row)::text AS pgaa_is',
+           p.name, p.mends, h.held, h.keyed) || p.noted END,
+       p.stamp || pg_catalog.format('done AS (DELETE FROM ONLY %s AS pgaa_row USING (%s) AS pgaa_held '
+           'WHERE %s AND pgaa_row.ctid = pgaa_held.pgaa_place AND $8::text[] IS NULL '
+           'RETURNING pgaa_held.pgaa_was, NULL::text AS pgaa_is', p.name, h.held, h.keyed) || p.noted,
        p.key_names, p.columns
   FROM parts AS p
+ CROSS JOIN LATERAL (SELECT pg_catalog.replace(p.keyed, '$K', '$2') AS keyed) AS k
+ CROSS JOIN LATERAL (SELECT k.keyed, pg_catalog.format(
+           'SELECT pgaa_row.ctid AS pgaa_place, to_jsonb(pgaa_row)::text AS pgaa_was '
+           'FROM ONLY %s AS pgaa_row, stamp WHERE %s AND pgaa_row.xmin::text::int8 = $9::int8 '
+           'FOR UPDATE OF pgaa_row SKIP LOCKED', p.name, k.keyed) AS held) AS h
