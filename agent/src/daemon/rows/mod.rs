@@ -96,6 +96,7 @@ pub async fn run(node: Arc<Node>) {
     let mut state = State {
         remembered: false,
         look: true,
+        told: orphans::Told::default(),
     };
     let mut failing = None;
     loop {
@@ -128,6 +129,8 @@ struct State {
     remembered: bool,
     /// Something may be in the list.
     look: bool,
+    /// Which rows that refer to nothing were told.
+    told: orphans::Told,
 }
 
 /// One turn. Returns how long to rest.
@@ -174,7 +177,7 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
     }
     let (wholes, rows): (Vec<Named>, Vec<Named>) = named.into_iter().partition(Named::is_whole);
     match rows.is_empty() {
-        false => round(node, &circle, rows).await?,
+        false => round(node, (&circle, &mut state.told), rows).await?,
         true => whole_table(node, &circle, wholes).await?,
     }
     Ok(SOON)
@@ -277,7 +280,11 @@ fn missing(node: &Node, left_out: &[String]) -> Option<String> {
 }
 
 /// Checks rows that were named.
-async fn round(node: &Arc<Node>, circle: &Circle<'_>, named: Vec<Named>) -> anyhow::Result<()> {
+async fn round(
+    node: &Arc<Node>,
+    (circle, told_before): (&Circle<'_>, &mut orphans::Told),
+    named: Vec<Named>,
+) -> anyhow::Result<()> {
     let replicated = node.status.borrow().tables.replicated.clone();
     let (named, gone): (Vec<Named>, Vec<Named>) = named
         .into_iter()
@@ -290,7 +297,7 @@ async fn round(node: &Arc<Node>, circle: &Circle<'_>, named: Vec<Named>) -> anyh
     let suspects = by_table(&exact);
     let mends = node.settings.policy.conflict_resolution == ConflictResolution::LastUpdateWins;
     let rounds = check(&Mesh(circle), &suspects, mends).await.map_err(told)?;
-    orphans::tell(node, &rounds).await;
+    orphans::tell(node, &rounds, told_before).await;
     conclude(node, exact, &rounds).await
 }
 
