@@ -8,7 +8,7 @@ use pgaa_core::founding::{Hello, Request, Response};
 use pgaa_core::ids::{LineageId, Name, NodeId};
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::{Roster, Tombstone};
-use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Seen};
+use pgaa_core::rows::{Mended, Moment, Referrers, Repair, RowValues, Seen};
 use pgaa_core::verify::{Definition, Digest, Key, PieceName, Pieces, Range, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -208,6 +208,8 @@ pub enum CheckAsk {
     Values(Vec<(Key, u32)>),
     /// Mend these rows.
     Mend(Vec<Repair>),
+    /// Which rows refer to the one with this key.
+    Referrers(Key),
 }
 
 /// The answer to it, in the order of what was asked.
@@ -221,6 +223,8 @@ pub enum CheckAnswer {
     Values(Vec<Option<RowValues>>),
     /// What came of the repairs.
     Mended(Vec<Mended>),
+    /// The rows that refer to it.
+    Referrers(Vec<Referrers>),
 }
 
 /// What a node says of the process that speaks for it.

@@ -2,6 +2,7 @@
 
 use super::Postgres;
 use super::session::{Purpose, SqlError, column, sql};
+use pgaa_core::rows::Referrers;
 use pgaa_core::verify::Key;
 use std::collections::BTreeSet;
 
@@ -41,6 +42,30 @@ impl Postgres {
                     table: column(sql.name, &row, 1)?,
                     parent: column(sql.name, &row, 2)?,
                     keys,
+                });
+            }
+        }
+        self.give_back(session);
+        Ok(found)
+    }
+
+    /// How many rows refer to the row of `table` with this key, by which foreign key.
+    pub async fn referrers(&self, table: &str, key: &Key) -> Result<Vec<Referrers>, SqlError> {
+        let session = self.take(Purpose::Compare).await?;
+        let sql = sql!("referrers");
+        let mut found = Vec::new();
+        for row in session.rows(&sql, &[&table, key]).await? {
+            let query: String = column(sql.name, &row, 2)?;
+            let what = "looking for rows that refer to one";
+            let counted = session.rows_by(what, &query, &[key]).await?;
+            let counted = counted.first().map(|row| column::<i64>(what, row, 0));
+            let rows = counted.transpose()?.unwrap_or(0).unsigned_abs();
+            if rows > 0 {
+                found.push(Referrers {
+                    constraint: column(sql.name, &row, 0)?,
+                    table: column(sql.name, &row, 1)?,
+                    rows,
+                    command: column(sql.name, &row, 3)?,
                 });
             }
         }

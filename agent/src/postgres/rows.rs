@@ -134,15 +134,6 @@ impl Postgres {
         rows.iter().map(|row| column(WHAT, row, 0)).collect()
     }
 
-    /// Does a foreign key of any table refer to this one?
-    pub async fn is_referenced(&self, table: &str) -> Result<bool, SqlError> {
-        let session = self.take(Purpose::Look).await?;
-        let sql = sql!("referenced");
-        let row = session.row(&sql, &[&table]).await?;
-        self.give_back(session);
-        column(sql.name, &row, 0)
-    }
-
     /// These keys as the server would write them, in their order.
     pub async fn canonical_keys(&self, table: &str, keys: &[Key]) -> Result<Vec<Key>, SqlError> {
         let session = self.take(Purpose::Compare).await?;

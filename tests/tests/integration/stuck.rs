@@ -11,7 +11,9 @@ use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 
-const PEOPLE: &str = "create table public.people (id int primary key, mail text unique, note text)";
+const PEOPLE: &str = "
+    create table public.people (
+        id int primary key, mail text unique, note text, phone text unique);";
 
 fn finding(node: &Node) -> Result<Option<Finding>> {
     let mut found = node.status()?.findings.into_iter();
@@ -24,7 +26,6 @@ fn a_transaction_that_can_not_be_applied_is_named_exported_and_skipped() -> Resu
         let [a, b] = cluster.each()?;
         cluster.await_assembly(ASSEMBLY_MAX)?;
         cluster.everywhere(PEOPLE)?;
-        // Whoever refers to a person would lose it: nothing is taken away by itself.
         cluster.everywhere(
             "create table public.letters (id int primary key, person int references public.people)",
         )?;
@@ -32,7 +33,13 @@ fn a_transaction_that_can_not_be_applied_is_named_exported_and_skipped() -> Resu
             c.replicates(&["public.people", "public.letters"])
         })?;
         a.sql("insert into public.people values (1, 'one'), (2, 'two')")?;
-        cluster.eventually(seconds(30), "b has both rows", |_| has(b, "1 one,2 two"))?;
+        // A row refers to the one that would have to go: nothing is taken away by itself.
+        a.sql("insert into public.letters values (1, 1)")?;
+        cluster.eventually(seconds(30), "b has the rows", |_| {
+            let letters = b.sql("select count(*) from public.letters")?;
+            ensure!(letters == "1", "{letters} letters");
+            has(b, "1 one,2 two")
+        })?;
         // Here alone a row has the value that an update brings.
         b.sql_unsent("update public.people set mail = 'new' where id = 1")?;
         a.sql("update public.people set mail = 'new', note = E'two\\nlines' where id = 2")?;
@@ -76,58 +83,140 @@ fn two_rows_with_one_unique_value_are_settled_alike_on_all_nodes() -> Result<()>
         let [a, b, _] = nodes;
         cluster.await_assembly(ASSEMBLY_MAX)?;
         cluster.everywhere(PEOPLE)?;
-        cluster.eventually(seconds(30), "public.people is replicated", |c| {
-            c.replicates(&["public.people"])
+        cluster.everywhere(
+            "create table public.letters (
+                 id int primary key, person int references public.people on delete cascade);
+             create table public.rooms (id int primary key, door text unique)",
+        )?;
+        cluster.eventually(seconds(30), "the tables are replicated", |c| {
+            c.replicates(&["public.people", "public.letters", "public.rooms"])
         })?;
-        a.sql("insert into public.people select i, 'p' || i from generate_series(1, 20) as i")?;
+        // That tables refer to one another is in nobody's way: only rows are.
+        a.sql(
+            "insert into public.people select i, 'p' || i from generate_series(1, 20) as i;
+             insert into public.letters values (1, 2), (2, 16);
+             insert into public.rooms values (1, 'one'), (2, 'two')",
+        )?;
         cluster.eventually(seconds(30), "all have the rows", |_| same(&nodes).map(drop))?;
         cluster.net.cut("a", "b")?;
-        // Each takes the value for a row of its own: in one transaction with others, and alone.
-        a.sql(
-            "begin; update public.people set note = 'x' where id = 15;
-             update public.people set mail = 'one' where id = 1;
-             update public.people set note = 'y' where id = 16; commit;
-             update public.people set mail = 'two' where id = 4",
-        )?;
-        sleep(seconds(1));
-        b.sql(
-            "update public.people set mail = 'one' where id = 2;
-             update public.people set mail = 'two' where id = 3;
-             insert into public.people values (21, 'three')",
-        )?;
-        a.sql("update public.people set mail = 'three' where id = 5")?;
+        take_values(a, b)?;
         cluster.net.heal()?;
-        cluster.eventually(RECOVERY_MAX, "the mesh is whole, untouched by hand", |_| {
-            for node in nodes {
-                ensure!(finding(node)?.is_none(), "{:?}", node.status()?.findings);
-                let rows = node.status()?.rows;
-                ensure!(rows.is_clean(), "{}: {rows:?}", node.name());
-            }
-            Cluster::assembled(cluster)?;
-            same(&nodes).map(drop)
+        cluster.eventually(RECOVERY_MAX, "the mesh is whole, untouched by hand", |cl| {
+            whole(cl, &nodes)
         })?;
         let left = a.sql(
-            "select string_agg(id || ' ' || mail, ',' order by id) from public.people
-              where id < 6 or id > 20",
+            "select string_agg(concat_ws(' ', id, mail, phone), ',' order by id) from public.people
+              where id < 14 or id > 20",
         )?;
         ensure!(
-            left == "2 one,3 two,5 three",
+            left == "2 one,3 two,5 three,7 six,10 eight nine,11 ten,13 p13 eleven",
             "the newer rows should stay: {left}"
         );
         let others = a.sql("select string_agg(note, '' order by id) from public.people")?;
         ensure!(others == "xy", "what came with them is lost: {others}");
+        let rooms = a.sql("select string_agg(id || ' ' || door, ',') from public.rooms")?;
+        ensure!(rooms == "2 three", "{rooms}");
         let told = nodes.iter().any(|node| {
             let events = node.order(&["events"]).unwrap_or_default();
             events.contains("unique_settled")
         });
         ensure!(told, "no node tells of it");
-        Ok(())
+        kept_for_people(cluster, &nodes)
     })
+}
+
+/// Each takes the value for a row of its own: in one transaction with others, and alone.
+fn take_values(a: &Node, b: &Node) -> Result<()> {
+    a.sql(
+        "begin; update public.people set note = 'x' where id = 15;
+         update public.people set mail = 'one' where id = 1;
+         update public.people set note = 'y' where id = 16; commit;
+         update public.people set mail = 'two' where id = 4;
+         begin; update public.people set mail = 'six' where id = 6;
+         update public.rooms set door = 'three' where id = 1; commit;
+         update public.people set mail = 'eight' where id = 8;
+         update public.people set phone = 'nine' where id = 9;
+         update public.people set mail = 'ten' where id = 11",
+    )?;
+    sleep(seconds(1));
+    // Rows of two tables in one transaction; two rows here in the way of one there; one that is
+    // older than another, and newer than a third.
+    b.sql(
+        "update public.people set mail = 'one' where id = 2;
+         update public.people set mail = 'two' where id = 3;
+         insert into public.people values (21, 'three');
+         begin; update public.people set mail = 'six' where id = 7;
+         update public.rooms set door = 'three' where id = 2; commit;
+         update public.people set mail = 'eight', phone = 'nine' where id = 10;
+         update public.people set mail = 'ten', phone = 'eleven' where id = 12",
+    )?;
+    sleep(seconds(1));
+    a.sql(
+        "update public.people set mail = 'three' where id = 5;
+         update public.people set phone = 'eleven' where id = 13",
+    )?;
+    Ok(())
+}
+
+/// The older of two rows stays, and the stream stands, while rows refer to it on any node. What status says
+/// helps.
+fn kept_for_people(cluster: &Cluster, nodes: &[&Node; 3]) -> Result<()> {
+    let [a, b, c] = *nodes;
+    cluster.net.cut("a", "b")?;
+    a.sql(
+        "update public.people set mail = 'late' where id = 17;
+         insert into public.letters values (3, 17)",
+    )?;
+    sleep(seconds(1));
+    b.sql("update public.people set mail = 'late' where id = 18")?;
+    cluster.net.heal()?;
+    let help = "on a, c: DELETE FROM public.people WHERE id = '17'; then it goes by itself";
+    cluster.eventually(RECOVERY_MAX, "every node says what helps", |_| {
+        for node in nodes {
+            let found = finding(node)?.with_context(|| format!("{}: not stuck", node.name()))?;
+            let refer = found.text.contains("rows refer to 17, the older");
+            ensure!(refer, "{}: {}", node.name(), found.text);
+            ensure!(found.command.starts_with(help), "{}", found.command);
+        }
+        Ok(())
+    })?;
+    let value = "select string_agg(id::text, ' ') from public.people where mail = 'late'";
+    for (node, id) in [(a, "17"), (b, "18"), (c, "17")] {
+        let found = node.sql(value)?;
+        ensure!(found == id, "{} has {found}", node.name());
+    }
+    for node in [a, c] {
+        node.sql("delete from public.people where id = '17'")?;
+    }
+    cluster.eventually(RECOVERY_MAX, "the rest goes by itself", |cl| {
+        whole(cl, nodes)?;
+        let found = a.sql(value)?;
+        let letters = a.sql("select count(*) from public.letters where person = 17")?;
+        ensure!(
+            found == "18" && letters == "0",
+            "{found}, {letters} letters"
+        );
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn whole(cluster: &Cluster, nodes: &[&Node; 3]) -> Result<()> {
+    for node in nodes {
+        ensure!(finding(node)?.is_none(), "{:?}", node.status()?.findings);
+        let rows = node.status()?.rows;
+        ensure!(rows.is_clean(), "{}: {rows:?}", node.name());
+    }
+    Cluster::assembled(cluster)?;
+    same(nodes).map(drop)
 }
 
 /// The rows, if they are the same on all nodes.
 fn same(nodes: &[&Node]) -> Result<String> {
-    let all = "select string_agg(p::text, ';' order by id) from public.people as p";
+    let all =
+        "select concat_ws(' ', (select string_agg(p::text, ';' order by id) from people as p),
+        (select string_agg(l::text, ';' order by id) from letters as l),
+        (select string_agg(r::text, ';' order by id) from rooms as r))";
     let first = nodes[0].sql(all)?;
     for node in &nodes[1..] {
         let rows = node.sql(all)?;
@@ -157,7 +246,8 @@ fn named(cluster: &Cluster, node: &Node) -> Result<(String, String)> {
         "public.people",
         "people_mail_key",
         "(new)",
-        "other tables refer to public.people",
+        "rows refer to 1, the older of two with one unique value: 1 of public.letters \
+         (letters_person_fkey) on a, b",
     ] {
         ensure!(found.text.contains(part), "no {part} in {}", found.text);
     }
@@ -167,6 +257,8 @@ fn named(cluster: &Cluster, node: &Node) -> Result<(String, String)> {
     };
     let xid = part("of transaction ", ' ').context("no transaction")?;
     let lsn = part("(commit ", ')').context("no commit")?;
+    let letters = "on a, b: UPDATE public.letters SET person = ... WHERE person = '1'";
+    ensure!(found.command.starts_with(letters), "{}", found.command);
     ensure!(
         found
             .command

@@ -10,6 +10,15 @@ use std::time::Duration;
 /// pglogical tries again after 180 s at the latest: one that is silent for longer is over it.
 const SILENT_MAX: Duration = Duration::from_secs(240);
 
+/// Why the agent can't settle it by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    /// In words.
+    pub why: String,
+    /// What helps, where that is known.
+    pub command: Option<String>,
+}
+
 /// An edge that stands still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stuck {
@@ -24,7 +33,7 @@ pub struct Stuck {
     /// How often it did.
     pub times: u32,
     /// Why the agent can't settle it by itself, where it has tried.
-    pub unsettled: Option<String>,
+    pub unsettled: Option<Unsettled>,
 }
 
 /// The edges that stand still, by pglogical's number of the subscription.
@@ -75,7 +84,7 @@ impl StuckEdges {
     }
 
     /// Notes why one can't be settled by the agent, or that nothing is in the way of that.
-    pub fn note_unsettled(&mut self, subscription: u32, why: Option<String>) {
+    pub fn note_unsettled(&mut self, subscription: u32, why: Option<Unsettled>) {
         if let Some(stuck) = self.0.get_mut(&subscription) {
             stuck.unsettled = why;
         }
@@ -103,7 +112,7 @@ impl StuckEdges {
                 severity: Health::Critical,
                 code: "apply_stuck".to_owned(),
                 text: text(stuck, name.as_deref(), held.as_deref(), now),
-                command: command(&stuck.failure, name.as_deref()),
+                command: command(stuck, name.as_deref()),
             }
         };
         self.0.values().map(one).collect()
@@ -142,7 +151,7 @@ fn text(stuck: &Stuck, name: Option<&str>, held: Option<&str>, now: Mono) -> Str
     if !failure.detail.is_empty() {
         text += &format!(": {}", failure.detail);
     }
-    if let Some(why) = &stuck.unsettled {
+    if let Some(Unsettled { why, .. }) = &stuck.unsettled {
         text += &format!("; it isn't settled by itself: {why}");
     }
     if let Some(held) = held {
@@ -152,8 +161,10 @@ fn text(stuck: &Stuck, name: Option<&str>, held: Option<&str>, now: Mono) -> Str
 }
 
 /// By SQLSTATE: what to set right here, and the way past it.
-fn command(failure: &Failure, name: Option<&str>) -> String {
-    let first = match failure.sqlstate.as_str() {
+fn command(stuck: &Stuck, name: Option<&str>) -> String {
+    let failure = &stuck.failure;
+    let known = stuck.unsettled.as_ref().and_then(|u| u.command.as_deref());
+    let by_state = match failure.sqlstate.as_str() {
         "23505" => {
             "change the row here that has the value already, and the same on all other nodes"
         }
@@ -165,6 +176,7 @@ fn command(failure: &Failure, name: Option<&str>) -> String {
         }
         _ => "set right what the message says",
     };
+    let first = known.unwrap_or(by_state);
     match (failure.commit, name) {
         (Some(commit), Some(name)) => format!(
             "{first}; or give the transaction up, after an export: pgaa-agent skip-transaction \

@@ -2,7 +2,7 @@
 
 use super::rivals::outlives;
 use super::rule::{Ruling, judge};
-use super::{Moment, OLDER_RIVAL, Seen, Stamp, Version};
+use super::{Kept, Moment, OLDER_RIVAL, Seen, Stamp, Version};
 use crate::ids::NodeId;
 use crate::verify::Key;
 use futures_util::future::{join_all, try_join_all};
@@ -82,6 +82,12 @@ pub trait Rows: Sync {
         table: &str,
         keys: &[Key],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Must this row be kept, though it is the older of two with one unique value? See [`super::kept`].
+    fn kept(
+        &self,
+        table: &str,
+        key: &Key,
+    ) -> impl Future<Output = Result<Option<Kept>, Failure>> + Send;
     /// Mends rows on a node, each for itself; the outcomes in the same order.
     fn mend(
         &self,
@@ -304,7 +310,7 @@ async fn mend_all<H: Rows>(
 }
 
 /// Two rows have the same value of a unique column: the newer one stays, the other goes,
-/// everywhere. Both are looked at again.
+/// everywhere, unless rows refer to it. Both are looked at again.
 async fn rule_out<H: Rows>(
     host: &H,
     table: &str,
@@ -326,6 +332,13 @@ async fn rule_out<H: Rows>(
         true => (rival, &seen, &looked),
         false => (&one.key, &one.seen, &one.looked),
     };
+    if seen.iter().all(|one| one.row.is_none()) {
+        return Ok(());
+    }
+    if let Some(kept) = host.kept(table, key).await? {
+        round.problems.insert(one.key.clone(), kept.to_string());
+        return Ok(());
+    }
     for ((node, held), looked) in nodes.iter().zip(seen).zip(looked) {
         let Some(row) = held.row else {
             continue;

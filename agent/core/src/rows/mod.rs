@@ -9,6 +9,7 @@
 
 mod check;
 mod decoded;
+mod referrers;
 mod rivals;
 mod rule;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use check::{Failure, Mend, Mended, Repair, Round, RowValues, Rows, check};
 pub use decoded::{Change, Written, decode, written};
+pub use referrers::{Kept, Referrers, kept};
 pub use rivals::{Incoming, key_of, outlives};
 pub use rule::{Reason, Ruling, judge};
 

@@ -198,6 +198,10 @@ struct Played {
     fences: Mutex<usize>,
     /// What the second look finds changed on the first node.
     between: Option<(Key, Seen)>,
+    /// No two of these rows can be on one node.
+    rivals: Option<[Key; 2]>,
+    /// Rows refer to this one.
+    referred: Option<Key>,
 }
 
 impl Played {
@@ -206,11 +210,19 @@ impl Played {
             rows: Mutex::new(rows),
             fences: Mutex::new(0),
             between: None,
+            rivals: None,
+            referred: None,
         }
     }
 
     fn place(of: NodeId) -> usize {
         usize::try_from(of.0.as_u128() - 1).unwrap()
+    }
+
+    /// The row that can't be on a node together with this one.
+    fn rival(&self, key: &Key) -> Option<&Key> {
+        let rivals = self.rivals.as_ref().filter(|pair| pair.contains(key))?;
+        rivals.iter().find(|other| *other != key)
     }
 }
 
@@ -272,11 +284,27 @@ impl Rows for Played {
         Ok(versions.iter().map(one).collect())
     }
 
+    async fn kept(&self, _: &str, key: &Key) -> Result<Option<Kept>, Failure> {
+        let referring = Referrers {
+            table: "child".to_owned(),
+            constraint: "fkey".to_owned(),
+            rows: u64::from(self.referred.as_ref() == Some(key)),
+            command: "DELETE".to_owned(),
+        };
+        Ok(kept(&key.join(", "), &[("b".to_owned(), vec![referring])]))
+    }
+
     async fn mend(&self, of: NodeId, _: &str, repairs: &[Repair]) -> Result<Vec<Mended>, Failure> {
         let mut rows = self.rows.lock().unwrap();
         let held = &mut rows[Played::place(of)];
         let mut outcomes = Vec::new();
         for repair in repairs {
+            let rival = self.rival(&repair.key).cloned();
+            let rival = rival.filter(|key| held.get(key).is_some_and(|seen| seen.row.is_some()));
+            if let (Some(rival), true) = (rival, repair.right.is_some()) {
+                outcomes.push(Mended::Blocked(rival));
+                continue;
+            }
             let seen = held.entry(repair.key.clone()).or_default();
             if seen.row.map(|row| row.token) != repair.seen {
                 outcomes.push(Mended::Raced);
@@ -368,4 +396,54 @@ fn nothing_is_touched_unless_it_is_wished() {
     let ruling = Ruling::Stays(0, Reason::LiveAtAuthor);
     assert_eq!(round.rulings, [(key("a"), ruling)].into());
     assert!(host.rows.lock().unwrap()[1].is_empty());
+}
+
+/// The first node has a row that the others have another in the place of.
+fn two_with_one_value() -> Played {
+    let older = row(1, Some(stamp(5, 1)));
+    let newer = row(2, Some(stamp(6, 2)));
+    let mut host = Played::new(vec![
+        BTreeMap::from([(key("a"), older)]),
+        BTreeMap::from([(key("b"), newer)]),
+        BTreeMap::from([(key("b"), newer)]),
+    ]);
+    host.rivals = Some([key("a"), key("b")]);
+    host
+}
+
+fn has(host: &Played, place: usize, text: &str) -> bool {
+    let rows = host.rows.lock().unwrap();
+    rows[place]
+        .get(&key(text))
+        .is_some_and(|seen| seen.row.is_some())
+}
+
+#[test]
+fn of_two_rows_with_one_unique_value_the_newer_is_everybodys() {
+    let host = two_with_one_value();
+    let round = played(&host, true, &["a", "b"]);
+    assert!(round.problems.is_empty(), "{round:?}");
+    let round = played(&host, true, &["a", "b"]);
+    assert_eq!(round.equal.len() + round.mended.len(), 2, "{round:?}");
+    for place in 0..3 {
+        assert!(!has(&host, place, "a") && has(&host, place, "b"));
+    }
+}
+
+#[test]
+fn an_older_row_that_rows_refer_to_is_kept_and_told() {
+    let mut host = two_with_one_value();
+    host.referred = Some(key("a"));
+    let round = played(&host, true, &["a", "b"]);
+    let told = round.problems.values().next().unwrap();
+    assert!(told.starts_with("rows refer to a, the older"), "{told}");
+    assert!(
+        round.mended.is_empty() && round.open.len() == 2,
+        "{round:?}"
+    );
+    assert!(has(&host, 0, "a") && !has(&host, 1, "a") && has(&host, 2, "b"));
+    // What refers to the newer one is in nobody's way.
+    host.referred = Some(key("b"));
+    played(&host, true, &["a", "b"]);
+    assert!(!has(&host, 0, "a"));
 }

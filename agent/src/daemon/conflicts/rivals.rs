@@ -1,25 +1,27 @@
 //! A transaction that stops at a unique column here, because another row has the value: the newer
-//! of the two rows stays, the other goes. Every node that meets the two does the same, and both rows
-//! are compared on all nodes afterwards.
+//! of the two rows stays, the other goes, unless rows refer to it. Every node that meets the two does
+//! the same, and both rows are compared on all nodes afterwards.
 //!
 //! pglogical settles this by itself for an INSERT only, and stands still at an UPDATE for ever.
 
 use super::skip::{Edge, edge};
+use crate::daemon::circle::Circle;
 use crate::daemon::node::Node;
-use crate::daemon::rows::answer;
+use crate::daemon::rows::{answer, kept};
 use crate::events::Severity;
 use crate::peer::{CheckAnswer, CheckAsk};
 use anyhow::{Context, bail, ensure};
-use pgaa_core::conflicts::stuck::{Stuck, StuckEdges};
+use pgaa_core::conflicts::stuck::{Stuck, StuckEdges, Unsettled};
 use pgaa_core::conflicts::{Commit, Failure};
 use pgaa_core::ids::{Lsn, NodeId};
 use pgaa_core::policy::ConflictResolution;
 use pgaa_core::rows::{
-    Incoming, Mended, NamedBy, OLDER_RIVAL, Repair, Stamp, Suspect, key_of, outlives,
+    Incoming, Kept, Mended, Moment, NamedBy, OLDER_RIVAL, Repair, Stamp, Suspect, key_of, outlives,
 };
 use pgaa_core::verify::Key;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -50,7 +52,7 @@ pub async fn run(node: Arc<Node>) {
             }
             let why = match make_way(&node, &edge.failure, (provider, commit)).await {
                 Ok(()) => None,
-                Err(error) => Some(format!("{error:#}")),
+                Err(error) => Some(unsettled(&error)),
             };
             node.stuck.send_if_modified(|stuck| {
                 stuck.note_unsettled(subscription, why);
@@ -60,6 +62,19 @@ pub async fn run(node: Arc<Node>) {
         if stuck.changed().await.is_err() {
             return;
         }
+    }
+}
+
+fn unsettled(error: &anyhow::Error) -> Unsettled {
+    match error.downcast_ref::<Kept>() {
+        Some(kept) => Unsettled {
+            why: kept.why.clone(),
+            command: Some(kept.command.clone()),
+        },
+        None => Unsettled {
+            why: format!("{error:#}"),
+            command: None,
+        },
     }
 }
 
@@ -73,7 +88,7 @@ fn at_unique_columns(stuck: &mut watch::Receiver<StuckEdges>) -> Vec<(u32, Stuck
     found
 }
 
-/// Takes the older of each two rows away, and has the worker try again.
+/// Takes the older of each two rows away, where no row refers to it, and has the worker try again.
 async fn make_way(
     node: &Arc<Node>,
     failure: &Failure,
@@ -89,12 +104,6 @@ async fn make_way(
     ensure!(
         !incoming.rows.is_empty(),
         "none of the rows that it writes has the value"
-    );
-    let referenced = node.postgres.is_referenced(&incoming.table).await?;
-    ensure!(
-        !referenced,
-        "other tables refer to {}, and their rows would lose what they refer to",
-        incoming.table
     );
     let arrives = Stamp {
         at_us: commit.at.0,
@@ -159,17 +168,19 @@ async fn settle(node: &Arc<Node>, incoming: &Incoming, arrives: Stamp) -> anyhow
         let Some(key) = key_of(row, &names) else {
             continue;
         };
-        for rival in node.postgres.rivals(table, (row, &key)).await? {
-            // What the transaction itself takes away is in nobody's way.
-            if !touched.contains(&rival) {
-                let pair = Pair {
-                    table,
-                    key: &key,
-                    rival: &rival,
-                };
-                pair.settle(node, arrives).await?;
-                met = true;
-            }
+        let mut rivals = node.postgres.rivals(table, (row, &key)).await?;
+        // What the transaction itself takes away is in nobody's way.
+        rivals.retain(|rival| !touched.contains(rival));
+        if !rivals.is_empty() {
+            let meeting = Meeting {
+                node,
+                table,
+                key: &key,
+                rivals: &rivals,
+                arrives,
+            };
+            meeting.settle().await?;
+            met = true;
         }
     }
     ensure!(
@@ -180,90 +191,129 @@ async fn settle(node: &Arc<Node>, incoming: &Incoming, arrives: Stamp) -> anyhow
     Ok(())
 }
 
-/// What became of the older row.
-enum Taken {
-    Away(Key),
-    NotThere,
-    Raced,
-}
-
-/// A row that arrives, and one that is here, with the same value of a unique column.
-struct Pair<'a> {
+/// A row that arrives, and those that are here with a value of a unique column that it has.
+struct Meeting<'a> {
+    node: &'a Arc<Node>,
     table: &'a str,
     key: &'a Key,
-    rival: &'a Key,
+    rivals: &'a [Key],
+    arrives: Stamp,
 }
 
-impl Pair<'_> {
-    async fn settle(&self, node: &Arc<Node>, arrives: Stamp) -> anyhow::Result<()> {
-        // Whatever becomes of this, both are compared on all nodes.
-        let named = [self.key, self.rival].map(|key| Suspect {
+/// The versions of rows that go.
+type Older<'a> = Vec<(&'a Key, u32)>;
+
+impl Meeting<'_> {
+    async fn settle(&self) -> anyhow::Result<()> {
+        // Whatever becomes of this, all of them are compared on all nodes.
+        let keys = iter::once(self.key).chain(self.rivals);
+        let named: Vec<Suspect> = keys.map(|key| self.suspect(key)).collect();
+        self.node.postgres.name_suspects(&named).await?;
+        for _ in 0..TRIES {
+            let (looked, older) = self.look().await?;
+            self.spare(&older).await?;
+            if self.take_away(looked, &older).await? {
+                self.tell(&older);
+                self.node.rows_named.notify_one();
+                return Ok(());
+            }
+        }
+        bail!("the rows change too fast; it is tried again")
+    }
+
+    fn suspect(&self, key: &Key) -> Suspect {
+        Suspect {
             table: self.table.to_owned(),
             key: key.clone(),
             cut: false,
             by: NamedBy::Conflict,
             deleted_us: None,
-        });
-        node.postgres.name_suspects(&named).await?;
-        for _ in 0..TRIES {
-            let gone = match self.take_away(node, arrives).await? {
-                Taken::Away(gone) => gone,
-                Taken::NotThere => return Ok(()),
-                Taken::Raced => continue,
-            };
-            let text = format!(
-                "two rows of {} have the same value of a unique column: {} of another node and {} \
-                     here; the newer one stays, {} goes: select * from pgaa.repairs",
-                self.table,
-                self.key.join(", "),
-                self.rival.join(", "),
-                gone.join(", "),
-            );
-            node.event(Severity::Warning, "unique_settled", text);
-            node.rows_named.notify_one();
-            return Ok(());
         }
-        bail!("the rows change too fast; it is tried again")
     }
 
-    /// Takes the older row away here.
-    async fn take_away(&self, node: &Arc<Node>, arrives: Stamp) -> anyhow::Result<Taken> {
-        let keys = vec![self.key.clone(), self.rival.clone()];
+    /// Which rows go: the one that arrives, where one that is here is newer; else those that are
+    /// here. Where there is nothing yet of the one that arrives, it is an INSERT: pglogical
+    /// itself leaves it out as soon as it meets none but newer rows.
+    async fn look(&self) -> anyhow::Result<(Moment, Older<'_>)> {
+        let keys = iter::once(self.key).chain(self.rivals).cloned().collect();
         let CheckAnswer::Seen(looked, seen) =
-            answer(node, self.table, CheckAsk::Look(keys)).await?
+            answer(self.node, self.table, CheckAsk::Look(keys)).await?
         else {
             bail!("the rows could not be looked at");
         };
-        let held = |place: usize| seen.get(place).and_then(|one| one.row);
-        let Some(there) = held(1) else {
-            return Ok(Taken::NotThere);
-        };
-        let stays = outlives((Some(arrives), self.key), (there.stamp, self.rival));
-        let (gone, row) = match stays {
-            true => (self.rival, there),
-            false => {
-                let own = held(0);
-                (
-                    self.key,
-                    own.context("the row that is older isn't here yet")?,
-                )
+        let mut held = seen.iter().map(|one| one.row);
+        let own = held.next().flatten();
+        let there = self.rivals.iter().zip(held);
+        let there = there.filter_map(|(key, row)| Some((key, row?)));
+        let (mut older, mut newer) = (Older::new(), false);
+        for (key, row) in there {
+            match outlives((Some(self.arrives), self.key), (row.stamp, key)) {
+                true => older.push((key, row.token)),
+                false => newer = true,
             }
-        };
-        let repair = Repair {
-            key: gone.clone(),
-            seen: Some(row.token),
+        }
+        match own {
+            Some(own) if newer => older = vec![(self.key, own.token)],
+            None if newer && older.is_empty() => bail!("the row that is older isn't here yet"),
+            Some(_) | None => {}
+        }
+        Ok((looked, older))
+    }
+
+    /// Fails where rows refer to one of them.
+    async fn spare(&self, older: &Older<'_>) -> anyhow::Result<()> {
+        let (circle, _) = Circle::gather(self.node);
+        for (key, _) in older {
+            match kept(&circle, self.table, key).await {
+                Ok(None) => {}
+                Ok(Some(kept)) => return Err(kept.into()),
+                Err(failure) => bail!("whether rows refer to the older one isn't known: {failure}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes them away here. Says whether that is done; else they have changed meanwhile.
+    async fn take_away(&self, looked: Moment, older: &Older<'_>) -> anyhow::Result<bool> {
+        let repair = |(key, token): &(&Key, u32)| Repair {
+            key: (*key).clone(),
+            seen: Some(*token),
             right: None,
             rule: OLDER_RIVAL.to_owned(),
             looked,
         };
-        let done = answer(node, self.table, CheckAsk::Mend(vec![repair])).await?;
+        let repairs = older.iter().map(repair).collect();
+        let done = answer(self.node, self.table, CheckAsk::Mend(repairs)).await?;
         let CheckAnswer::Mended(outcomes) = done else {
             bail!("the row could not be taken away");
         };
-        match outcomes.first() {
-            Some(Mended::Done) => Ok(Taken::Away(gone.clone())),
-            Some(Mended::Refused(why)) => bail!("{why}"),
-            Some(Mended::Raced | Mended::Blocked(_)) | None => Ok(Taken::Raced),
+        let mut done = true;
+        for outcome in outcomes {
+            match outcome {
+                Mended::Done => {}
+                Mended::Refused(why) => bail!("{why}"),
+                Mended::Raced | Mended::Blocked(_) => done = false,
+            }
         }
+        Ok(done)
+    }
+
+    fn tell(&self, gone: &Older<'_>) {
+        if gone.is_empty() {
+            return;
+        }
+        let list = |keys: &mut dyn Iterator<Item = &Key>| {
+            let keys: Vec<String> = keys.map(|key| key.join(", ")).collect();
+            keys.join("; ")
+        };
+        let text = format!(
+            "rows of {} have the same value of a unique column: {} of another node and {} here; the \
+             newer one stays, {} goes: select * from pgaa.repairs",
+            self.table,
+            self.key.join(", "),
+            list(&mut self.rivals.iter()),
+            list(&mut gone.iter().map(|(key, _)| *key)),
+        );
+        self.node.event(Severity::Warning, "unique_settled", text);
     }
 }

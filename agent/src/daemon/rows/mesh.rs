@@ -3,7 +3,7 @@
 use crate::daemon::circle::Circle;
 use crate::peer::{CheckAnswer, CheckAsk};
 use pgaa_core::ids::NodeId;
-use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Rows, Seen};
+use pgaa_core::rows::{Kept, Mended, Moment, Repair, RowValues, Rows, Seen};
 use pgaa_core::verify::{Failure, Key};
 
 /// All members, by their agents.
@@ -63,6 +63,10 @@ impl Rows for Mesh<'_> {
     async fn ordering(&self, table: &str, keys: &[Key]) -> Result<(), Failure> {
         let noted = self.0.node().postgres.order_repairs(table, keys).await;
         noted.map_err(|error| Failure(error.to_string()))
+    }
+
+    async fn kept(&self, table: &str, key: &Key) -> Result<Option<Kept>, Failure> {
+        super::referrers::kept(self.0, table, key).await
     }
 
     async fn mend(

@@ -5,8 +5,10 @@
 
 mod mesh;
 mod orphans;
+mod referrers;
 mod wish;
 
+pub use referrers::kept;
 pub use wish::treat;
 
 use super::circle::Circle;
@@ -70,6 +72,7 @@ pub async fn answer(node: &Node, table: &str, ask: CheckAsk) -> anyhow::Result<C
             let me = (node.id(), || moment(node));
             CheckAnswer::Mended(sql.mend(me, table, &repairs).await?)
         }
+        CheckAsk::Referrers(key) => CheckAnswer::Referrers(sql.referrers(table, &key).await?),
     })
 }
 

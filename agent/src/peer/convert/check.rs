@@ -5,7 +5,7 @@ use super::{
     SHORT_BYTES_MAX, TEXT_BYTES_MAX, Taken, bad, counted, node, node_out, required, text_out,
 };
 use crate::peer::types::{CheckAnswer, CheckAsk};
-use pgaa_core::rows::{Mend, Mended, Moment, Repair, RowValues, Seen, Stamp, Version};
+use pgaa_core::rows::{Mend, Mended, Moment, Referrers, Repair, RowValues, Seen, Stamp, Version};
 use pgaa_core::verify::Key;
 use pgaa_proto::v1 as wire;
 use wire::check_reply::Reply;
@@ -125,6 +125,7 @@ pub(in crate::peer) fn check_ask(request: wire::CheckRequest) -> Taken<(String, 
             let repairs = counted("check.repairs", repairs)?;
             CheckAsk::Mend(repairs.into_iter().map(repair).collect::<Taken<_>>()?)
         }
+        Ask::Referrers(of) => CheckAsk::Referrers(key(of)?),
     };
     Ok((request.table, ask))
 }
@@ -146,6 +147,7 @@ pub(in crate::peer) fn check_ask_out(table: &str, ask: &CheckAsk) -> wire::Check
             let repairs = repairs.iter().map(repair_out).collect();
             Ask::Mend(wire::Repairs { repairs })
         }
+        CheckAsk::Referrers(of) => Ask::Referrers(key_out(of)),
     };
     wire::CheckRequest {
         table: table.to_owned(),
@@ -209,6 +211,38 @@ fn mended_out(outcome: &Mended) -> wire::RepairOutcome {
     }
 }
 
+fn referrers(found: wire::Referrers) -> Taken<Referrers> {
+    let wire::Referrers {
+        table,
+        constraint,
+        rows,
+        command,
+    } = found;
+    if [&table, &constraint, &command]
+        .map(String::len)
+        .iter()
+        .max()
+        > Some(&TEXT_BYTES_MAX)
+    {
+        return bad("check.referrers", "has a text that is too long");
+    }
+    Ok(Referrers {
+        table,
+        constraint,
+        rows,
+        command,
+    })
+}
+
+fn referrers_out(found: &Referrers) -> wire::Referrers {
+    wire::Referrers {
+        table: found.table.clone(),
+        constraint: found.constraint.clone(),
+        rows: found.rows,
+        command: text_out(&found.command, TEXT_BYTES_MAX),
+    }
+}
+
 /// The answer to it.
 pub(in crate::peer) fn check_answer(reply: wire::CheckReply) -> Taken<CheckAnswer> {
     Ok(match required("check.reply", reply.reply)? {
@@ -226,6 +260,10 @@ pub(in crate::peer) fn check_answer(reply: wire::CheckReply) -> Taken<CheckAnswe
         Reply::Mended(wire::RepairOutcomes { outcomes }) => {
             let outcomes = counted("check.outcomes", outcomes)?;
             CheckAnswer::Mended(outcomes.into_iter().map(mended).collect::<Taken<_>>()?)
+        }
+        Reply::Referrers(wire::AllReferrers { keys }) => {
+            let keys = counted("check.referrers", keys)?;
+            CheckAnswer::Referrers(keys.into_iter().map(referrers).collect::<Taken<_>>()?)
         }
     })
 }
@@ -247,6 +285,9 @@ pub(in crate::peer) fn check_answer_out(answer: &CheckAnswer) -> wire::CheckRepl
         }
         CheckAnswer::Mended(outcomes) => Reply::Mended(wire::RepairOutcomes {
             outcomes: outcomes.iter().map(mended_out).collect(),
+        }),
+        CheckAnswer::Referrers(found) => Reply::Referrers(wire::AllReferrers {
+            keys: found.iter().map(referrers_out).collect(),
         }),
     };
     wire::CheckReply { reply: Some(reply) }

@@ -317,8 +317,11 @@ async fn what_is_said_of_rows_and_done_to_them_keeps_every_field() {
     ];
     let mended = asked(CheckAsk::Mend(repairs)).await.unwrap();
     let refused = Mended::Refused(format!("{values:?} r"));
-    let expected = vec![refused, Mended::Done, Mended::Blocked(key), Mended::Raced];
+    let blocked = Mended::Blocked(key.clone());
+    let expected = vec![refused, Mended::Done, blocked, Mended::Raced];
     assert_eq!(mended, CheckAnswer::Mended(expected));
+    let referring = asked(CheckAsk::Referrers(key.clone())).await.unwrap();
+    assert_eq!(referring, CheckAnswer::Referrers(vec![referrers(&key)]));
     let nameless = asked(CheckAsk::Look(vec![Vec::new()])).await;
     assert!(nameless.is_err(), "a key without columns");
 }

@@ -16,7 +16,7 @@ use pgaa_core::join::{
 };
 use pgaa_core::record::Endpoints;
 use pgaa_core::roster::{Decree, FoundingMember, Roster};
-use pgaa_core::rows::{Mended, Moment, Repair, Seen, Stamp, Version};
+use pgaa_core::rows::{Mended, Moment, Referrers, Repair, Seen, Stamp, Version};
 use pgaa_core::time::Wall;
 use pgaa_core::verify::{Definition, Digest, Key};
 use ring::rand::SystemRandom;
@@ -289,6 +289,7 @@ impl MeshHost for Host {
                 };
                 CheckAnswer::Mended(repairs.into_iter().map(one).collect())
             }
+            CheckAsk::Referrers(key) => CheckAnswer::Referrers(vec![referrers(&key)]),
         })
     }
 
@@ -309,6 +310,15 @@ fn moment() -> Moment {
     Moment {
         run: u64::MAX,
         at_ms: 3,
+    }
+}
+
+fn referrers(key: &Key) -> Referrers {
+    Referrers {
+        table: "public.child".to_owned(),
+        constraint: "fkey".to_owned(),
+        rows: u64::MAX,
+        command: key.join(" "),
     }
 }
 

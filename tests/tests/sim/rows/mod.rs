@@ -7,7 +7,7 @@ mod world;
 use crate::seeds::{Run, Tally, try_all};
 use pgaa_core::ids::NodeId;
 use pgaa_core::rows::{
-    Failure, Fate, Mended, Moment, Repair, Round, RowValues, Rows, Seen, check, fate,
+    Failure, Fate, Kept, Mended, Moment, Repair, Round, RowValues, Rows, Seen, check, fate,
 };
 use pgaa_core::verify::Key;
 use rand::rngs::StdRng;
@@ -96,6 +96,10 @@ impl Rows for Mesh {
         let world = held(&self.world);
         let values = versions.iter().map(|one| world.values(place(of), one));
         Ok(values.collect())
+    }
+
+    async fn kept(&self, _: &str, _: &Key) -> Result<Option<Kept>, Failure> {
+        Ok(None)
     }
 
     async fn mend(&self, of: NodeId, _: &str, repairs: &[Repair]) -> Result<Vec<Mended>, Failure> {
