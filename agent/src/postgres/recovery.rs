@@ -3,8 +3,9 @@
 //!
 //! Must not know what is restored, and why.
 
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::session::{Purpose, Session, Sql, SqlError, column, sql};
 use super::{Place, Postgres};
+use pgaa_core::time::Wall;
 
 /// What a server that is being recovered says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +47,25 @@ impl Postgres {
         })
     }
 
-    /// Writes a commit and ends the segment it lies in; the segment's name.
-    pub async fn end_segment(&self) -> Result<String, SqlError> {
+    /// Writes a commit and ends the segment it lies in: a moment before the commit, and the segment's
+    /// name.
+    pub async fn end_segment(&self) -> Result<(Wall, String), SqlError> {
+        self.mark(&sql!("wal_switch")).await
+    }
+
+    /// Writes a commit: a moment before it, and the segment in which it lies, or one behind that.
+    pub async fn mark_segment(&self) -> Result<(Wall, String), SqlError> {
+        self.mark(&sql!("wal_segment")).await
+    }
+
+    async fn mark(&self, where_it_lies: &Sql) -> Result<(Wall, String), SqlError> {
         let session = self.take(Purpose::Change).await?;
-        session.row(&sql!("commit_mark"), &[]).await?;
-        let sql = sql!("wal_switch");
-        let segment = column(sql.name, &session.row(&sql, &[]).await?, 0)?;
+        let sql = sql!("commit_mark");
+        let before = column(sql.name, &session.row(&sql, &[]).await?, 0)?;
+        let row = session.row(where_it_lies, &[]).await?;
+        let segment = column(where_it_lies.name, &row, 0)?;
         self.give_back(session);
-        Ok(segment)
+        Ok((Wall(before), segment))
     }
 
     /// Does pgBackRest archive its WAL?
@@ -65,12 +77,12 @@ impl Postgres {
         Ok(answer)
     }
 
-    /// The last segment that was archived, and one that could not be since.
-    pub async fn archived(&self) -> Result<(Option<String>, Option<String>), SqlError> {
+    /// The name of what was archived last.
+    pub async fn archived(&self) -> Result<Option<String>, SqlError> {
         let session = self.take(Purpose::Look).await?;
         let sql = sql!("wal_archived");
         let row = session.row(&sql, &[]).await?;
-        let answer = (column(sql.name, &row, 0)?, column(sql.name, &row, 1)?);
+        let answer = column(sql.name, &row, 0)?;
         self.give_back(session);
         Ok(answer)
     }

@@ -13,9 +13,11 @@ use anyhow::{Context, anyhow, bail};
 use jiff::tz::TimeZone;
 use nix::sys::statvfs::statvfs;
 use pgaa_core::backup::Stanza;
+use pgaa_core::backup::reach::is_archived;
+use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::guard::in_words as size_in_words;
 use pgaa_core::restore::{Room, Target, Unreachable, choose};
-use pgaa_core::time::Mono;
+use pgaa_core::time::{Mono, Wall};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -125,11 +127,22 @@ async fn begin(
     told: &mut (dyn FnMut(&str) + Send),
 ) -> anyhow::Result<Scratch> {
     told("asking the repository");
-    let contents = program.info(None).await?;
+    let mut contents = program.contents().await?;
+    let live = Postgres::new(settings);
+    let own = archived_here(&live, &contents).await;
+    for of in contents
+        .iter_mut()
+        .filter(|of| Some(&of.stanza) == own.as_ref())
+    {
+        // As far as is wanted: what it is writing is archived before it is looked for.
+        of.archived_at = Some(Wall(i64::MAX));
+    }
     let chosen = choose(&contents, wish.stanza.as_deref(), wish.target);
     let (stanza, backup) = chosen.map_err(explained)?;
     room(settings, &wish.directory, backup.size_bytes)?;
-    if let Err(error) = archive_now(&Postgres::new(settings), stanza).await {
+    if own.as_ref() == Some(stanza)
+        && let Err(error) = archive_now(&live).await
+    {
         told(&format!("{error:#}"));
     }
     let size = size_in_words(backup.size_bytes);
@@ -144,9 +157,25 @@ async fn begin(
 }
 
 fn explained(error: Unreachable) -> anyhow::Error {
+    let words = |at| words::time(at, &TimeZone::system());
     match error {
+        Unreachable::NotCovered { until, again } => {
+            let end = match again {
+                Some(again) => format!(
+                    "between {} and {} there is a gap",
+                    words(until),
+                    words(again)
+                ),
+                None => format!(
+                    "the WAL in the repository ends at {}. If a node archives, wait until it has \
+                     archived more, or ask there, which is at once",
+                    words(until)
+                ),
+            };
+            anyhow!("{error}: {end}; or name another time: pgaa-agent backup list")
+        }
         Unreachable::TooEarly { first } => {
-            let first = words::time(first, &TimeZone::system());
+            let first = words(first);
             anyhow!("{error}: the first one ended at {first}; name a later time")
         }
         Unreachable::Empty | Unreachable::NoStanza { .. } => error.into(),
@@ -184,19 +213,24 @@ fn room(settings: &Settings, directory: &Path, database_bytes: u64) -> anyhow::R
     )
 }
 
-/// When this machine's server writes the stanza, has it archive what it is writing: what happened
-/// a minute ago may lie in a segment that isn't full.
-async fn archive_now(live: &Postgres, stanza: &Stanza) -> anyhow::Result<()> {
-    // A server that doesn't run, or is another one, has nothing to add.
-    let Ok(own) = live.system_identifier().await else {
-        return Ok(());
-    };
-    if stanza.parts().map(|(_, system)| system) != Some(own) {
-        return Ok(());
-    }
-    let segment = live.end_segment().await?;
+/// The stanza that this machine's server archives to, if it does.
+async fn archived_here(live: &Postgres, contents: &[StanzaContents]) -> Option<Stanza> {
+    // A server that doesn't run has nothing to add.
+    let facts = live.archiver().await.ok()?;
+    let counts = facts.enabled && facts.library.is_empty();
+    let mut stanzas = contents.iter().map(|of| &of.stanza).filter(|_| counts);
+    stanzas
+        .find(|stanza| facts.command.contains(stanza.as_str()))
+        .cloned()
+}
+
+/// Has the live server archive what it is writing: what happened a minute ago may lie in a segment
+/// that isn't full.
+async fn archive_now(live: &Postgres) -> anyhow::Result<()> {
+    let (_, segment) = live.end_segment().await?;
+    let there = |last: Option<String>| last.is_some_and(|last| is_archived(&segment, &last));
     let waited = async {
-        while live.archived().await?.0.is_none_or(|last| last < segment) {
+        while !there(live.archived().await?) {
             sleep(ARCHIVE_LOOK).await;
         }
         Ok::<(), anyhow::Error>(())

@@ -91,6 +91,9 @@ pub struct Archiving {
     /// Since when it is about to end: the segment that was written then is archived before it does.
     #[serde(default)]
     pub closing: Option<Wall>,
+    /// The latest moment that the WAL archived since then leads to, as it was last written down.
+    #[serde(default)]
+    pub until: Option<Wall>,
 }
 
 /// What is to be done about archiving.
@@ -205,10 +208,11 @@ impl Archiving {
             gap_since: self.gap_since.or(before),
             let_go: false,
             closing: None,
+            until: None,
         }
     }
 
-    /// What waits is let go. `until` is when the last segment was archived.
+    /// What waits is let go. `until` is the latest moment that can be restored.
     #[must_use]
     pub fn given_up(&self, until: Option<Wall>) -> Archiving {
         Archiving {
@@ -217,7 +221,7 @@ impl Archiving {
         }
     }
 
-    /// Another node archives. `until` is when the last segment was archived.
+    /// Another node archives. `until` is the latest moment that can be restored.
     #[must_use]
     pub fn ended(&self, until: Option<Wall>) -> Archiving {
         // What was archived before it all began isn't in the repository.
@@ -227,6 +231,7 @@ impl Archiving {
             gap_since: self.gap_since.or(until).or(self.since),
             let_go: false,
             closing: None,
+            until: None,
         }
     }
 
@@ -235,6 +240,15 @@ impl Archiving {
     pub fn closing(&self, since: Option<Wall>) -> Archiving {
         Archiving {
             closing: since,
+            ..self.clone()
+        }
+    }
+
+    /// What is archived leads to this moment.
+    #[must_use]
+    pub fn reached(&self, until: Option<Wall>) -> Archiving {
+        Archiving {
+            until: self.until.max(until),
             ..self.clone()
         }
     }

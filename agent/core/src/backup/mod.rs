@@ -6,6 +6,7 @@
 pub mod archiving;
 pub mod claim;
 pub mod due;
+pub mod reach;
 pub mod repository;
 
 use crate::ids::NodeId;

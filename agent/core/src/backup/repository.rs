@@ -18,7 +18,8 @@ pub struct StanzaContents {
     pub backups: Vec<BackupSet>,
     /// The newest segment of its WAL, where there is any.
     pub wal_last: Option<String>,
-    /// When that was archived: up to then it can be restored. `None` where nobody has looked.
+    /// Up to when it can be restored, as its node has said; else when the newest segment came there,
+    /// beyond which nothing can. `None` where nobody has looked.
     pub archived_at: Option<Wall>,
     /// Why it can't be used, where it can't.
     pub problem: Option<String>,
@@ -88,10 +89,9 @@ pub fn as_said(
         let Some(word) = word else {
             continue;
         };
-        contents.archived_at = match word.gap_since {
-            Some(gap) => Some(gap),
-            None => contents.archived_at.max(word.archived_until),
-        };
+        // When the last segment was archived is later than the last commit in it.
+        let said = word.gap_since.or(word.archived_until);
+        contents.archived_at = said.or(contents.archived_at);
     }
     contents
 }
@@ -126,6 +126,16 @@ fn windows_of(contents: &StanzaContents) -> Vec<Window> {
         window.until = window.until.max(archived);
     }
     windows
+}
+
+/// The last moment to which a backup leads; `None` where nobody has looked.
+#[must_use]
+pub fn reach_of(contents: &StanzaContents, backup: &BackupSet) -> Option<Wall> {
+    let later = contents.backups.iter();
+    let later = later.filter(|other| other.stopped_at > backup.stopped_at);
+    let gap = later.filter_map(|other| other.gap_since).min();
+    let until = gap.or(contents.archived_at)?;
+    Some(until.max(backup.stopped_at))
 }
 
 /// What lies between the windows, whoever's they are.
@@ -234,15 +244,31 @@ mod tests {
         let said = |gap_since: Option<i64>| {
             let own = stanza(1, vec![backup(10, 20, None)], Some(100));
             let word = BackupWord {
-                archived_until: Some(Wall(110)),
+                archived_until: Some(Wall(90)),
                 gap_since: gap_since.map(Wall),
                 ..BackupWord::default()
             };
             let said = as_said(vec![own], &|of| (of == node).then(|| word.clone()));
             spans(&windows(&said))
         };
-        assert_eq!(said(None), [(20, 110)]);
+        assert_eq!(said(None), [(20, 90)], "it is promised by the file's time");
         assert_eq!(said(Some(40)), [(20, 40)]);
+    }
+
+    #[test]
+    fn a_backup_leads_to_the_next_gap_or_as_far_as_its_wal() {
+        let backups = vec![
+            backup(10, 20, None),
+            backup(90, 95, Some(40)),
+            backup(97, 99, None),
+        ];
+        let reach = |archived| {
+            let own = stanza(1, backups.clone(), archived);
+            let reach = own.backups.iter().map(|of| reach_of(&own, of));
+            reach.map(|at| at.map(|at| at.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(reach(Some(120)), [Some(40), Some(120), Some(120)]);
+        assert_eq!(reach(None), [Some(40), None, None]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod order;
 pub mod proof;
 
 use crate::backup::Stanza;
-use crate::backup::repository::{BackupSet, StanzaContents};
+use crate::backup::repository::{BackupSet, StanzaContents, reach_of};
 use crate::ids::Lsn;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,14 @@ pub enum Unreachable {
         /// What there is.
         known: String,
     },
+    /// The WAL behind every backup ends before it.
+    #[error("that time is in no window of what can be restored")]
+    NotCovered {
+        /// How far it reaches.
+        until: Wall,
+        /// When the next backup ended, where one did.
+        again: Option<Wall>,
+    },
     /// Every backup ended later.
     #[error("every backup ended after that time, and nothing before the end of one can be reached")]
     TooEarly {
@@ -53,16 +61,64 @@ pub enum Unreachable {
     },
 }
 
-/// The backup from which `target` is reached with the least replay: the last one that ended
-/// before it, of all stanzas or of the one that is wanted. One with damaged pages is taken only
-/// when there is no other. A position means something in the stanza it was read in alone.
+/// pgBackRest and file systems count in whole seconds: what is behind one by less isn't beyond it.
+const SECOND_US: i64 = 1_000_000;
+
+/// The backup from which `target` is reached with the least replay: of those that ended before it and
+/// whose WAL leads there, the last one, of all stanzas or of the one that is wanted. One with damaged
+/// pages is taken only when there is no other. A position means something in the stanza it was read in
+/// alone.
 pub fn choose<'a>(
     stanzas: &'a [StanzaContents],
     wanted: Option<&str>,
     target: Target,
 ) -> Result<(&'a Stanza, &'a BackupSet), Unreachable> {
-    let meant =
-        |contents: &&StanzaContents| wanted.is_none_or(|name| contents.stanza.as_str() == name);
+    let all = candidates(stanzas, wanted)?;
+    let fits = |of: &&Candidate<'_>| match target {
+        Target::Latest => true,
+        Target::Time(us) => of.backup.stopped_at.0.saturating_mul(1_000) <= us,
+        Target::Lsn(lsn) => of.backup.wal_stop <= lsn,
+    };
+    let leads = |of: &&Candidate<'_>| match (target, of.until) {
+        (Target::Time(us), Some(until)) => {
+            us < until.0.saturating_mul(1_000).saturating_add(SECOND_US)
+        }
+        (Target::Time(_), None) | (Target::Latest | Target::Lsn(_), _) => true,
+    };
+    let rank = |of: &&Candidate<'_>| {
+        let furthest = (target == Target::Latest).then(|| of.until.max(Some(of.backup.stopped_at)));
+        (!of.backup.damaged_pages, furthest, of.backup.stopped_at)
+    };
+    let found = all.iter().filter(fits).filter(leads).max_by_key(rank);
+    if let Some(found) = found {
+        return Ok((found.stanza, found.backup));
+    }
+    let first = all.iter().map(|of| of.backup.stopped_at).min();
+    let until = all.iter().filter(fits).filter_map(|of| of.until).max();
+    let again = all
+        .iter()
+        .filter(|of| !fits(of))
+        .map(|of| of.backup.stopped_at)
+        .min();
+    Err(match (first, until) {
+        (None, _) => Unreachable::Empty,
+        (Some(_), Some(until)) => Unreachable::NotCovered { until, again },
+        (Some(first), None) => Unreachable::TooEarly { first },
+    })
+}
+
+/// A backup, and how far it leads.
+struct Candidate<'a> {
+    stanza: &'a Stanza,
+    backup: &'a BackupSet,
+    until: Option<Wall>,
+}
+
+fn candidates<'a>(
+    stanzas: &'a [StanzaContents],
+    wanted: Option<&str>,
+) -> Result<Vec<Candidate<'a>>, Unreachable> {
+    let meant = |of: &&StanzaContents| wanted.is_none_or(|name| of.stanza.as_str() == name);
     let among: Vec<&StanzaContents> = stanzas.iter().filter(meant).collect();
     if let (true, Some(wanted), false) = (among.is_empty(), wanted, stanzas.is_empty()) {
         let known: Vec<&str> = stanzas.iter().map(|of| of.stanza.as_str()).collect();
@@ -71,23 +127,15 @@ pub fn choose<'a>(
             known: known.join(", "),
         });
     }
-    let all = || {
-        let pairs = among
-            .iter()
-            .map(|of| of.backups.iter().map(|b| (&of.stanza, b)));
-        pairs.flatten()
-    };
-    let fits = |(_, backup): &(&Stanza, &BackupSet)| match target {
-        Target::Latest => true,
-        Target::Time(us) => backup.stopped_at.0.saturating_mul(1_000) <= us,
-        Target::Lsn(lsn) => backup.wal_stop <= lsn,
-    };
-    let rank = |(_, backup): &(&Stanza, &BackupSet)| (!backup.damaged_pages, backup.stopped_at);
-    if let Some(found) = all().filter(fits).max_by_key(rank) {
-        return Ok(found);
-    }
-    let first = all().map(|(_, backup)| backup.stopped_at).min();
-    Err(first.map_or(Unreachable::Empty, |first| Unreachable::TooEarly { first }))
+    let all = among.into_iter().flat_map(|of| {
+        let backups = of.backups.iter();
+        backups.map(move |backup| Candidate {
+            stanza: &of.stanza,
+            backup,
+            until: reach_of(of, backup),
+        })
+    });
+    Ok(all.collect())
 }
 
 /// What a restore takes and what the disk has, bytes.
@@ -173,6 +221,48 @@ mod tests {
         assert_eq!(chosen(a, at(35)).unwrap(), "a2");
         assert_eq!(chosen(a, Target::Lsn(Lsn(1_999))).unwrap(), "a1");
         assert_eq!(chosen(a, Target::Latest).unwrap(), "a2");
+    }
+
+    #[test]
+    fn of_two_owners_the_one_is_taken_whose_wal_leads_there() {
+        // b owned them for a moment on its side of a partition.
+        let [mut a, mut b] = stanzas();
+        b.backups.truncate(1);
+        (a.archived_at, b.archived_at) = (Some(Wall(90_000)), Some(Wall(33_000)));
+        let both = [a, b];
+        let chosen = |target| choose(&both, None, target).map(|(_, backup)| backup.label.as_str());
+        let at = |s: i64| Target::Time(s * 1_000_000);
+        assert_eq!(chosen(at(32)), Ok("b1"));
+        assert_eq!(
+            chosen(Target::Time(33_900_000)),
+            Ok("b1"),
+            "a part of a second"
+        );
+        assert_eq!(chosen(at(50)), Ok("a2"), "the WAL of b ends before");
+        assert_eq!(chosen(Target::Latest), Ok("a2"));
+        let until = Wall(90_000);
+        assert_eq!(
+            chosen(at(95)),
+            Err(Unreachable::NotCovered { until, again: None })
+        );
+    }
+
+    #[test]
+    fn a_moment_in_a_gap_is_refused_before_anything_is_copied() {
+        let [mut a, _] = stanzas();
+        a.archived_at = Some(Wall(90_000));
+        if let Some(second) = a.backups.last_mut() {
+            second.gap_since = Some(Wall(12_000));
+        }
+        let stanzas = [a];
+        let at = |s: i64| choose(&stanzas, None, Target::Time(s * 1_000_000));
+        assert_eq!(at(12).unwrap().1.label, "a1");
+        let gap = Unreachable::NotCovered {
+            until: Wall(12_000),
+            again: Some(Wall(20_000)),
+        };
+        assert_eq!(at(15).unwrap_err(), gap);
+        assert_eq!(at(21).unwrap().1.label, "a2");
     }
 
     #[test]

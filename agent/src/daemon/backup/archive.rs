@@ -7,7 +7,7 @@ use crate::backup::PgBackRest;
 use crate::durable;
 use crate::events::Severity;
 use crate::postgres;
-use log::warn;
+use log::{debug, warn};
 use pgaa_core::backup::Stanza;
 use pgaa_core::backup::archiving::{ArchiverFacts, Step, decide, waiting_max};
 use pgaa_core::backup::repository::StanzaContents;
@@ -23,6 +23,9 @@ const LOOK: Duration = Duration::from_secs(15);
 
 /// Between two times that the server is told once more what its command is.
 const REPEAT: Duration = Duration::from_secs(30);
+
+/// By how much the moment up to which can be restored may be behind on disk, milliseconds.
+const KEEP_UNTIL_MS: i64 = 10_000;
 
 /// One look at the archiver.
 #[derive(Debug)]
@@ -53,6 +56,9 @@ impl Keeper {
         }
         let facts = self.node.postgres.archiver().await;
         let facts = facts.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+        if let Ok(facts) = &facts {
+            self.reach(facts).await;
+        }
         let policy = &self.node.settings.policy;
         let disk = postgres::wal_disk(&self.node.settings.postgres.data_dir).ok();
         let waiting = facts.as_ref().map_or(0, ArchiverFacts::waiting_bytes);
@@ -61,6 +67,43 @@ impl Keeper {
             facts,
             bytes_max: waiting_max(&policy.backup, &policy.slots, disk.as_ref(), waiting),
         });
+    }
+
+    /// Notes up to which moment the archived WAL leads, and a later one for when more is.
+    async fn reach(&mut self, facts: &ArchiverFacts) {
+        let own = self.own.as_ref().map(|own| self.tool.archive_command(own));
+        if self.held.archiving.since.is_none() || own.as_deref() != Some(facts.command.as_str()) {
+            return;
+        }
+        if let Some(archived) = &facts.archived {
+            let reached = self.marks.reached(archived);
+            self.until = self.until.max(reached);
+        }
+        match self.node.postgres.mark_segment().await {
+            Ok((at, segment)) => self.marks.note(at, segment),
+            Err(error) => debug!("how far the WAL leads can't be noted: {error}"),
+        }
+    }
+
+    /// Up to when what was archived leads, while this node archives.
+    pub(super) fn archived_until(&self) -> Option<Wall> {
+        let since = self.held.archiving.since?;
+        let until = self.until.max(self.held.archiving.until);
+        until.filter(|until| *until >= since)
+    }
+
+    /// Writes that down now and then, for an agent that is started anew.
+    fn keep_until(&mut self) {
+        let (before, until) = (self.held.archiving.until, self.archived_until());
+        let later =
+            |until: Wall| before.is_none_or(|b| until.0.saturating_sub(b.0) >= KEEP_UNTIL_MS);
+        if until.is_some_and(later) {
+            let held = Held {
+                archiving: self.held.archiving.reached(until),
+                ..self.held.clone()
+            };
+            self.hold(held);
+        }
     }
 
     /// What the last look has found, where it has found something.
@@ -88,12 +131,11 @@ impl Keeper {
 
     /// Does what needs only the server; the rest is an errand.
     pub(super) async fn archive(&mut self, now: Now) {
+        self.keep_until();
         let (step, Some(own)) = (self.step(), self.own.clone()) else {
             return;
         };
-        // After a crash the server doesn't know what it has archived; the repository does.
-        let listed = of(&self.contents, &own).and_then(|contents| contents.archived_at);
-        let archived_at = self.facts().and_then(|facts| facts.archived_at).max(listed);
+        let until = self.archived_until();
         let archiving = &self.held.archiving;
         match step {
             Step::Stay | Step::Probe => return,
@@ -112,14 +154,14 @@ impl Keeper {
                 self.switch(Some(&own), next).await;
             }
             Step::End => {
-                let next = archiving.ended(archived_at);
+                let next = archiving.ended(until);
                 self.switch(None, next).await;
             }
             Step::LetGo {
                 waiting_bytes,
                 bytes_max,
             } => {
-                let next = archiving.given_up(archived_at);
+                let next = archiving.given_up(until);
                 if self.switch(None, next).await {
                     self.pace.prepared = false;
                     self.say_let_go(waiting_bytes, bytes_max);
@@ -132,9 +174,12 @@ impl Keeper {
 
     /// Completes the segment that is being written, to be the last that is archived.
     async fn close(&mut self, now: Now) {
-        if let Err(error) = self.node.postgres.end_segment().await {
-            warn!("the last segment can't be completed: {error}");
-            return;
+        match self.node.postgres.end_segment().await {
+            Ok((at, segment)) => self.marks.note(at, segment),
+            Err(error) => {
+                warn!("the last segment can't be completed: {error}");
+                return;
+            }
         }
         let held = Held {
             archiving: self.held.archiving.closing(Some(now.wall)),
@@ -179,6 +224,10 @@ impl Keeper {
         if let Err(error) = set_command(&self.node, &self.tool, stanza).await {
             warn!("archiving can't be switched: {error:#}");
             return false;
+        }
+        if archiving.since != self.held.archiving.since {
+            self.marks.clear();
+            self.until = None;
         }
         let began = self.held.archiving.since.is_none() && archiving.since.is_some();
         let ended = self.held.archiving.since.is_some() && archiving.since.is_none();

@@ -24,6 +24,7 @@ use pgaa_core::backup::archiving::Archiving;
 use pgaa_core::backup::claim::{
     self, BackupWord, Member, Standing, Vacancy, Verdict, Wish, highest,
 };
+use pgaa_core::backup::reach::Marks;
 use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::backup::{BackupKind, Stanza};
 use pgaa_core::ids::NodeId;
@@ -32,7 +33,7 @@ use pgaa_core::observed::Reach;
 use pgaa_core::roster::Roster;
 use pgaa_core::state::NodeState;
 use pgaa_core::status::{BackupReport, Finding};
-use pgaa_core::time::{Mono, Now};
+use pgaa_core::time::{Mono, Now, Wall};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -122,6 +123,9 @@ struct Keeper {
     /// This node's own stanza, once its server was seen.
     own: Option<Stanza>,
     looked: Option<Looked>,
+    /// Moments that can be restored once more is archived, and the last that can.
+    marks: Marks,
+    until: Option<Wall>,
     contents: Vec<StanzaContents>,
     contents_at: Option<Mono>,
     /// Epochs of all claims and whether they are covered, when the repository was last listed: a
@@ -149,6 +153,8 @@ pub async fn run(node: Arc<Node>) {
         fitness: None,
         own: None,
         looked: None,
+        marks: Marks::default(),
+        until: None,
         contents: Vec::new(),
         contents_at: None,
         listed_for: Vec::new(),

@@ -7,7 +7,7 @@ use pgaa_core::backup::repository::{StanzaContents, as_said, gaps, windows};
 use pgaa_core::ids::NodeId;
 use pgaa_core::roster::Roster;
 use pgaa_core::status::{BackupOwner, BackupReport, Finding, Health, LastBackup, RunningBackup};
-use pgaa_core::time::{Now, Wall};
+use pgaa_core::time::Now;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -48,13 +48,6 @@ impl Keeper {
         let highest = claims.map(|claim| claim.epoch).max().unwrap_or(0);
         asked.wish = asked.wish.filter(|wish| wish.epoch > highest);
         asked.wish
-    }
-
-    /// Up to when this node's WAL is in the repository, while it archives.
-    fn archived_until(&self) -> Option<Wall> {
-        let since = self.held.archiving.since?;
-        let at = self.facts()?.archived_at?;
-        (at >= since).then_some(at)
     }
 
     /// What is wrong with archiving or backups here, the worst of it.
