@@ -139,6 +139,17 @@ impl Network {
         self.partition(&[&[node], &others])
     }
 
+    /// What a node sends to a port of its own is dropped or rejected, as nftables has it ("drop",
+    /// "reject with tcp reset"); by `None` it arrives again.
+    pub fn block_port(&self, node: &str, port: u16, how: Option<&str>) -> Result<()> {
+        let rule = how.map_or_else(String::new, |how| format!("  tcp dport {port} {how}\n"));
+        let rules = format!(
+            "table inet ports\ndelete table inet ports\ntable inet ports {{\n chain input {{\n  \
+             type filter hook input priority 0; policy accept;\n{rule} }}\n}}\n"
+        );
+        nft(&self.namespace(node), &rules)
+    }
+
     /// Undoes every cut.
     pub fn heal(&self) -> Result<()> {
         let mut cuts = self.lock();
@@ -161,19 +172,24 @@ impl Network {
             rules.push_str(&format!("  iifname \"{from}\" oifname \"{to}\" drop\n"));
         }
         rules.push_str(" }\n}\n");
-        let mut child = clean("ip")
-            .args(["netns", "exec", &self.switch(), "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("nft can't be started")?;
-        child
-            .stdin
-            .take()
-            .context("nft has no standard input")?
-            .write_all(rules.as_bytes())?;
-        ensure!(child.wait()?.success(), "nft refused:\n{rules}");
-        Ok(())
+        nft(&self.switch(), &rules)
     }
+}
+
+/// Has a namespace take these rules, in one transaction.
+fn nft(namespace: &str, rules: &str) -> Result<()> {
+    let mut child = clean("ip")
+        .args(["netns", "exec", namespace, "nft", "-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("nft can't be started")?;
+    child
+        .stdin
+        .take()
+        .context("nft has no standard input")?
+        .write_all(rules.as_bytes())?;
+    ensure!(child.wait()?.success(), "nft refused:\n{rules}");
+    Ok(())
 }
 
 /// The name of the bridge's end of a node's cable. Interface names have 15 characters at most,

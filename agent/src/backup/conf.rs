@@ -13,8 +13,11 @@ use zeroize::Zeroizing;
 /// A secret is a line; whatever is longer is another file.
 const SECRET_BYTES_MAX: usize = 16_384;
 
-/// Whether small files are put together in the repository.
-const BUNDLE: &str = "repo1-bundle";
+/// Options that the operator's own word replaces. A thousand small files cost a thousand round trips,
+/// or syncs: small ones are put together. Without an answer pgBackRest waits for a minute, and where
+/// nobody listens it tries four times as long: so long nobody would hear what is wrong, while WAL piles
+/// up. It is the time in which nothing at all moves, so that a slow line isn't cut.
+const UNLESS_SET: [(&str, &str); 2] = [("repo1-bundle", "y"), ("io-timeout", "15")];
 
 /// The configuration file can't be written.
 #[derive(Debug, Error)]
@@ -115,10 +118,10 @@ fn render(
     lines.add("log-level-console", "off");
     lines.add("log-level-stderr", "warn");
     lines.add("log-timestamp", "n");
-    // A thousand small files cost a thousand round trips, or syncs: small ones are put together.
-    let own_choice = backup.options.iter().any(|(name, _)| name == BUNDLE);
-    if !own_choice {
-        lines.add(BUNDLE, "y");
+    for (option, value) in UNLESS_SET {
+        if !backup.options.iter().any(|(name, _)| name == option) {
+            lines.add(option, value);
+        }
     }
     for (name, value) in &backup.options {
         lines.add(name, value);
@@ -340,7 +343,8 @@ mod tests {
              repo1-storage-ca-file=/ca\nrepo1-storage-port=9000\nrepo1-cipher-type=aes-256-cbc\n\
              repo1-cipher-pass=pass phrase\nrepo1-retention-full-type=time\nrepo1-retention-full=14\n\
              compress-type=zst\nprocess-max=1\nlock-path={}/lock\nlog-level-file=off\n\
-             log-level-console=off\nlog-level-stderr=warn\nlog-timestamp=n\nrepo1-bundle=y\nrepo1-s3-kms-key-id=k\n\
+             log-level-console=off\nlog-level-stderr=warn\nlog-timestamp=n\nrepo1-bundle=y\nio-timeout=15\n\
+             repo1-s3-kms-key-id=k\n\
              \n[{}]\npg1-path=/data\npg1-port=5433\npg1-socket-path=/var/run/postgresql\n\
              pg1-user=postgres\n",
             state.display(),

@@ -55,6 +55,21 @@ impl ArchiverFacts {
         self.waiting > 0 && self.failed_at.is_some() && self.failed_at > self.archived_at
     }
 
+    /// Does it hang? The server waits for its command, however long that takes, and calls nothing a
+    /// failure before it has ended.
+    #[must_use]
+    pub fn hanging(&self, now: Wall) -> bool {
+        let moved = self.waiting_since.max(self.archived_at).max(self.failed_at);
+        let still_ms = moved.map_or(0, |moved| now.0.saturating_sub(moved.0));
+        self.waiting > 0 && still_ms >= HANGING_MS
+    }
+
+    /// Does WAL wait, though it is let go? That takes no time, once the server does it.
+    #[must_use]
+    pub fn let_go_in_vain(&self) -> bool {
+        self.waiting > 0 && self.library.is_empty() && self.command == LETS_GO
+    }
+
     /// Why archiving isn't ours to switch; `ours` is what the agent would set.
     #[must_use]
     pub fn foreign(&self, ours: &str) -> Option<String> {
@@ -122,6 +137,9 @@ pub enum Step {
 
 /// How long the last segment is waited for: what it holds may then be missing between two owners.
 const CLOSING_MS_MAX: i64 = 120_000;
+
+/// A segment is 16 MB, mostly: a line that takes longer for one can't follow any server.
+const HANGING_MS: i64 = 60_000;
 
 /// How much may wait for the repository, bytes. Half of what a slot might hold back, so that a
 /// peer that is gone and a repository that is gone fit on one disk. `None` where neither the disk
@@ -385,6 +403,27 @@ mod tests {
     fn what_the_server_archived_before_is_no_end_of_ours() {
         assert_eq!(since(50).ended(Some(Wall(40))).gap_since, Some(Wall(50)));
         assert_eq!(Archiving::default().ended(Some(Wall(40))).gap_since, None);
+    }
+
+    #[test]
+    fn archiving_hangs_when_what_waits_does_not_move() {
+        let hanging = |waiting, since: i64, archived: i64, failed: Option<i64>| {
+            let facts = ArchiverFacts {
+                waiting_since: Some(Wall(since)),
+                archived_at: Some(Wall(archived)),
+                failed_at: failed.map(Wall),
+                ..facts(OURS, waiting)
+            };
+            facts.hanging(Wall(100_000))
+        };
+        assert!(hanging(1, 40_000, 39_000, None));
+        assert!(!hanging(1, 40_001, 39_000, None), "it may be slow");
+        assert!(!hanging(9, 1_000, 99_000, None), "much waits, and it moves");
+        assert!(
+            !hanging(1, 1_000, 900, Some(99_000)),
+            "it fails, and was told"
+        );
+        assert!(!hanging(0, 1_000, 900, None));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use crate::durable;
 use crate::events::Severity;
 use crate::postgres;
 use log::{debug, warn};
+use nix::sys::signal::Signal;
 use pgaa_core::backup::Stanza;
-use pgaa_core::backup::archiving::{ArchiverFacts, Step, decide, waiting_max};
+use pgaa_core::backup::archiving::{ArchiverFacts, LETS_GO, Step, decide, waiting_max};
 use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::time::{Mono, Now, Wall};
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ const REPEAT: Duration = Duration::from_secs(30);
 
 /// By how much the moment up to which can be restored may be behind on disk, milliseconds.
 const KEEP_UNTIL_MS: i64 = 10_000;
+
+/// How long a command that hangs may take to end itself.
+const TERM_MAX: Duration = Duration::from_secs(6);
 
 /// One look at the archiver.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ impl Keeper {
         let facts = facts.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
         if let Ok(facts) = &facts {
             self.reach(facts).await;
+            self.end_what_hangs(facts, now).await;
         }
         let policy = &self.node.settings.policy;
         let disk = postgres::wal_disk(&self.node.settings.postgres.data_dir).ok();
@@ -82,6 +87,30 @@ impl Keeper {
         match self.node.postgres.mark_segment().await {
             Ok((at, segment)) => self.marks.note(at, segment),
             Err(error) => debug!("how far the WAL leads can't be noted: {error}"),
+        }
+    }
+
+    /// The server is told to let its WAL go, and waits for a command of before: one that hangs would
+    /// have WAL pile up beyond what may wait.
+    async fn end_what_hangs(&mut self, facts: &ArchiverFacts, now: Now) {
+        let Some(own) = self.own.as_ref().filter(|_| facts.let_go_in_vain()) else {
+            self.ending_since = None;
+            return;
+        };
+        let since = *self.ending_since.get_or_insert(now.mono);
+        let how = match now.mono.since(since) < TERM_MAX {
+            true => Signal::SIGTERM,
+            false => Signal::SIGKILL,
+        };
+        match self
+            .node
+            .postgres
+            .end_archive_command(own.as_str(), how)
+            .await
+        {
+            Ok(0) => {}
+            Ok(_) => warn!("an archive command that hangs was ended: its WAL is let go"),
+            Err(error) => warn!("an archive command that hangs can't be ended: {error}"),
         }
     }
 
@@ -164,6 +193,14 @@ impl Keeper {
                 let next = archiving.given_up(until);
                 if self.switch(None, next).await {
                     self.pace.prepared = false;
+                    // At once: the next look may be the first after it.
+                    if let Some(Ok(facts)) = self.looked.take().map(|looked| looked.facts) {
+                        let facts = ArchiverFacts {
+                            command: LETS_GO.to_owned(),
+                            ..facts
+                        };
+                        self.end_what_hangs(&facts, now).await;
+                    }
                     self.say_let_go(waiting_bytes, bytes_max);
                 }
             }

@@ -10,7 +10,7 @@ use crate::events::Severity;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use log::{debug, info, warn};
-use pgaa_core::backup::archiving::Step;
+use pgaa_core::backup::archiving::{ArchiverFacts, Step};
 use pgaa_core::backup::due::{covered, due};
 use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::backup::{BackupKind, Stanza};
@@ -106,8 +106,8 @@ impl Keeper {
         }
         self.take_wish();
         let step = self.step();
-        let fails = self.held.archiving.since.is_some()
-            && self.facts().is_some_and(|facts| facts.failing());
+        let stuck = |facts: &ArchiverFacts| facts.failing() || facts.hanging(now.wall);
+        let fails = self.held.archiving.since.is_some() && self.facts().is_some_and(stuck);
         let trouble = fails || step == Step::Probe;
         if !self.pace.prepared && (step == Step::Begin || (trouble && self.pace.asked.is_some())) {
             let errand = self.may(Errand::Prepare(own.clone()), now);

@@ -126,6 +126,8 @@ struct Keeper {
     /// Moments that can be restored once more is archived, and the last that can.
     marks: Marks,
     until: Option<Wall>,
+    /// Since when a command of the server's is told to end.
+    ending_since: Option<Mono>,
     contents: Vec<StanzaContents>,
     contents_at: Option<Mono>,
     /// Epochs of all claims and whether they are covered, when the repository was last listed: a
@@ -155,6 +157,7 @@ pub async fn run(node: Arc<Node>) {
         looked: None,
         marks: Marks::default(),
         until: None,
+        ending_since: None,
         contents: Vec::new(),
         contents_at: None,
         listed_for: Vec::new(),

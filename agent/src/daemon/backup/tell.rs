@@ -2,6 +2,8 @@
 
 use super::Keeper;
 use super::errand::{Doing, Errand};
+use crate::backup::Cause;
+use pgaa_core::backup::archiving::ArchiverFacts;
 use pgaa_core::backup::claim::{self, BackupWord, Member};
 use pgaa_core::backup::repository::{StanzaContents, as_said, gaps, windows};
 use pgaa_core::ids::NodeId;
@@ -14,6 +16,9 @@ use std::time::Duration;
 /// Nobody owning the backups for this long beyond the hand-over is worth a word; before it is the
 /// usual way.
 const VACANT_TOO_LONG: Duration = Duration::from_secs(120);
+
+/// A repository that has not answered for so long is said not to; the question may go on for minutes.
+const UNANSWERED_TOO_LONG: Duration = Duration::from_secs(10);
 
 /// Failures of archiving that pass within this time are not worth a word.
 const FAILING_TOO_LONG_MS: i64 = 15_000;
@@ -54,9 +59,10 @@ impl Keeper {
     fn problem(&self, now: Now) -> Option<Finding> {
         let archiving = &self.held.archiving;
         let critical = |code: &str, text: String| finding(Health::Critical, code, text, SHOW);
-        let why = self.pace.archive_problem();
+        let why = self.pace.archive_problem().map(str::to_owned);
+        let why = why.or_else(|| self.unanswered(now));
         if archiving.let_go {
-            let why = why.unwrap_or("it is tried again by itself");
+            let why = why.unwrap_or_else(|| "it is tried again by itself".to_owned());
             let text = format!(
                 "the repository takes no WAL, and more waited for it than may: what was changed since can't \
                  be restored until it is back and a full backup is taken, by itself; {why}"
@@ -88,25 +94,40 @@ impl Keeper {
     }
 
     fn failing(&self, now: Now) -> Option<String> {
-        let facts = self.facts().filter(|facts| facts.failing())?;
+        let stuck = |facts: &&ArchiverFacts| facts.failing() || facts.hanging(now.wall);
+        let facts = self.facts().filter(stuck)?;
         self.held.archiving.since?;
         let since = facts.waiting_since?;
         let age_ms = now.wall.0.saturating_sub(since.0);
         if age_ms < FAILING_TOO_LONG_MS {
             return None;
         }
-        let otherwise = match self.pace.takes_wal() {
-            true => "the repository takes WAL again, and the server tries within a minute",
-            false => "see the server's log",
+        let otherwise = || match self.pace.takes_wal() {
+            true => {
+                "the repository takes WAL again, and the server tries within a minute".to_owned()
+            }
+            false => "see the server's log".to_owned(),
         };
-        let why = self.pace.archive_problem().unwrap_or(otherwise);
+        let why = self.pace.archive_problem().map(str::to_owned);
+        let why = why
+            .or_else(|| self.unanswered(now))
+            .unwrap_or_else(otherwise);
         let may = self.looked.as_ref().and_then(|looked| looked.bytes_max);
         let may = may.map_or_else(String::new, |may| format!(", {} MB may", may >> 20));
         Some(format!(
-            "archiving fails since {} s, {} MB of WAL wait{may}: {why}",
+            "archiving {} since {} s, {} MB of WAL wait{may}: {why}",
+            if facts.failing() { "fails" } else { "hangs" },
             age_ms / 1000,
             facts.waiting_bytes() >> 20
         ))
+    }
+
+    /// What is asked of the repository hangs, and has not failed yet.
+    fn unanswered(&self, now: Now) -> Option<String> {
+        let doing = self.doing.as_ref()?;
+        let asks = !matches!(doing.errand, Errand::Backup(_));
+        let late = now.mono.since(doing.since.mono) > UNANSWERED_TOO_LONG;
+        (asks && late).then(|| format!("it does not answer; {}", Cause::Unreachable.remedy()))
     }
 
     fn report(&self, roster: Option<&Roster>, now: Now) -> BackupReport {

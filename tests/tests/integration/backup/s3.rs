@@ -1,6 +1,7 @@
 //! A repository in a server of S3, over TLS, encrypted: archived, backed up and proven like any other;
-//! and with a key that isn't right.
+//! with a key that isn't right, and out of reach.
 
+use super::trouble::{SERVER_KEEPS_MB, WAITING_MAX_MB, complete_one, stays_bounded};
 use super::{BACKUP_MAX, covered, report, says, well};
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
@@ -14,12 +15,20 @@ use pgaa_tests::process::Daemon;
 use pgaa_tests::scenario::play_unstarted;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where `.ci/s3-server` puts moto.
 const PYTHON: &str = "/var/cache/pgaa-tests/s3/bin/python";
 
 /// pgBackRest wants a DNS name in certificates, so the server is this node's localhost.
 const PORT: u16 = 9000;
+
+/// How long pgBackRest waits for an answer, seconds; where nobody listens it tries four times as long.
+/// That is longer than it takes to write more than may wait.
+const IO_TIMEOUT_S: u64 = 5;
+
+/// How long it is out of reach at least: longer than a command may hang by itself.
+const AWAY: Duration = Duration::from_secs(30);
 
 const PHRASE: &str = "test-phrase-that-nobody-may-see";
 
@@ -69,7 +78,8 @@ impl S3 {
             "[slots]\nreserve_percent = 2\n[backup]\nrepository = \"s3\"\nbucket = \"shop\"\n\
              endpoint = \"localhost\"\nport = {PORT}\nregion = \"us-east-1\"\nuri_style = \"path\"\n\
              key_id = {:?}\nkey_file = {key:?}\ncipher_file = {phrase:?}\nca_file = {:?}\n\
-             archive_timeout_s = 5\n",
+             archive_timeout_s = 20\nwaiting_max_mb = {WAITING_MAX_MB}\n\
+             options = [\"io-timeout={IO_TIMEOUT_S}\"]\n",
             self.key_id, self.ca
         )
     }
@@ -84,6 +94,8 @@ fn s3_over_tls_holds_encrypted_backups_that_are_proven() -> Result<()> {
         server_file(&key, &s3.secret, 0o600)?;
         server_file(&phrase, PHRASE, 0o600)?;
         node.amend_agent(&s3.settings(&key, &phrase))?;
+        let keeps = format!("max_wal_size = {SERVER_KEEPS_MB}MB\nmin_wal_size = 32MB\n");
+        node.amend("postgresql.conf", &keeps)?;
         cluster.boot(&[node])?;
         cluster.await_assembly(ASSEMBLY_MAX)?;
         create_tables(cluster, &[node])?;
@@ -103,15 +115,23 @@ fn s3_over_tls_holds_encrypted_backups_that_are_proven() -> Result<()> {
         ensure!(proof.holds() && proof.rows() > 500, "{proof:?}");
         unseen()?;
         wrong_key(cluster, node, &key, &s3.secret)?;
+        nobody_listens(cluster, node)?;
+        nothing_comes_back(cluster, node)?;
         load.stop()?;
         unseen()
     })
 }
 
-/// These are in no command line, log, status or event.
+/// These are in no command line, log, record, status or event.
 fn unseen(node: &Node, secrets: &[&str]) -> Result<()> {
     let mut seen = vec![node.agent_log(), serde_json::to_string(&node.status()?)?];
     seen.push(node.order(&["events", "-o", "json"])?);
+    // What archiving has to say goes to the server's log; records lie among the agent's files.
+    for directory in [node.data_directory().join("log"), node.file("state")] {
+        for entry in fs::read_dir(directory)?.flatten() {
+            seen.push(fs::read_to_string(entry.path()).unwrap_or_default());
+        }
+    }
     for entry in fs::read_dir("/proc")?.flatten() {
         // A process may be gone by now.
         seen.push(fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default());
@@ -159,6 +179,43 @@ fn wrong_key(cluster: &Cluster, node: &Node, key: &Path, secret: &str) -> Result
             report.waiting_bytes == 0 && report.gaps.is_empty(),
             "{report:?}"
         );
+        well(node)
+    })?;
+    Ok(())
+}
+
+/// The server is down: status says so, WAL waits, and goes there when it is back.
+fn nobody_listens(cluster: &Cluster, node: &Node) -> Result<()> {
+    let reset = Some("reject with tcp reset");
+    cluster.net.block_port(node.name(), PORT, reset)?;
+    complete_one(node)?;
+    cluster.eventually(seconds(240), "status says that it can't be reached", |_| {
+        let words = ["unable to connect to 'localhost:9000'", "backup.endpoint"];
+        says(node, Health::Degraded, "archive_failing", &words)
+    })?;
+    cluster.net.block_port(node.name(), PORT, None)?;
+    cluster.eventually(seconds(120), "all is well again", |_| {
+        let report = report(node)?;
+        ensure!(
+            report.waiting_bytes == 0 && report.gaps.is_empty(),
+            "{report:?}"
+        );
+        well(node)
+    })?;
+    Ok(())
+}
+
+/// Packets vanish, under a load that fills what may wait while one command still hangs.
+fn nothing_comes_back(cluster: &Cluster, node: &Node) -> Result<()> {
+    cluster.net.block_port(node.name(), PORT, Some("drop"))?;
+    let words = ["can't be restored", "backup.endpoint"];
+    let most_mb = stays_bounded(node, AWAY, &words)?;
+    eprintln!("          {most_mb} MB of WAL lay there at most, {WAITING_MAX_MB} MB may wait");
+    cluster.net.block_port(node.name(), PORT, None)?;
+    cluster.eventually(seconds(180), "a full backup ends the gap", |_| {
+        let report = report(node)?;
+        ensure!(report.gaps.len() == 1, "{report:?}");
+        covered(node)?;
         well(node)
     })?;
     Ok(())

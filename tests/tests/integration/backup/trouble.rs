@@ -18,10 +18,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// What may wait for the repository, MB. A segment counts in full, however little it holds.
-const WAITING_MAX_MB: u64 = 192;
+pub(super) const WAITING_MAX_MB: u64 = 192;
 
 /// What the server keeps of WAL that nobody waits for, MB; by default it is a gigabyte.
-const SERVER_KEEPS_MB: u64 = 64;
+pub(super) const SERVER_KEEPS_MB: u64 = 64;
 
 /// What is written until it is seen that too much waits, MB: the agent looks every two seconds.
 const SEEN_LATE_MB: u64 = 128;
@@ -57,7 +57,7 @@ impl<'a> Scene<'a> {
         let settings = posix(&repository).replace("timeout_s = 5", "timeout_s = 20");
         for node in nodes {
             node.amend_agent(&format!(
-                "{settings}cipher_file = {:?}\nwaiting_max_mb = {WAITING_MAX_MB}\n\
+                "[slots]\nreserve_percent = 2\n{settings}cipher_file = {:?}\nwaiting_max_mb = {WAITING_MAX_MB}\n\
                  prefer_nodes = [{:?}]\n",
                 phrase.display().to_string(),
                 owner.name()
@@ -191,7 +191,10 @@ fn a_repository_that_is_away_for_long_costs_a_gap_and_no_disk() -> Result<()> {
         );
         let gaps = report(scene.owner)?.gaps.len();
         fs::rename(&there, &away)?;
-        let most_mb = stays_bounded(&scene)?;
+        let wanted = std::env::var("PGAA_TEST_AWAY_SECONDS");
+        let away_for = seconds(wanted.map_or(Ok(AWAY_S), |text| text.parse())?);
+        let words = ["can't be restored", "the repository is there"];
+        let most_mb = stays_bounded(scene.owner, away_for, &words)?;
         eprintln!("          {most_mb} MB of WAL lay there at most, {WAITING_MAX_MB} MB may wait");
         fs::rename(&away, &there)?;
         cluster.eventually(seconds(180), "a full backup ends the gap", |_| {
@@ -204,11 +207,9 @@ fn a_repository_that_is_away_for_long_costs_a_gap_and_no_disk() -> Result<()> {
     })
 }
 
-/// Writes on until WAL was let go, and some; returns how much lay in the server's directory.
-fn stays_bounded(scene: &Scene<'_>) -> Result<u64> {
-    let owner = scene.owner;
-    let wanted = std::env::var("PGAA_TEST_AWAY_SECONDS");
-    let away = seconds(wanted.map_or(Ok(AWAY_S), |text| text.parse())?);
+/// Writes on for so long, and until status says, in these words, that WAL was let go; returns how much
+/// lay in the server's directory.
+pub(super) fn stays_bounded(owner: &Node, away: Duration, words: &[&str]) -> Result<u64> {
     let clocks = Clocks::start();
     let begun = clocks.mono();
     let elapsed = || clocks.mono().since(begun);
@@ -220,8 +221,7 @@ fn stays_bounded(scene: &Scene<'_>) -> Result<u64> {
         most_mb = most_mb.max(wal_mb(owner)?);
         let most = WAITING_MAX_MB + SERVER_KEEPS_MB + SEEN_LATE_MB;
         ensure!(most_mb <= most, "{most_mb} MB of WAL lie there");
-        let words = ["can't be restored", "the repository is there"];
-        match says(owner, Health::Critical, "wal_let_go", &words) {
+        match says(owner, Health::Critical, "wal_let_go", words) {
             Ok(()) if said.is_none() => said = Some(elapsed()),
             Ok(()) => {}
             Err(error) => ensure!(elapsed() < seconds(60), "{error:#}"),
@@ -233,7 +233,7 @@ fn stays_bounded(scene: &Scene<'_>) -> Result<u64> {
 }
 
 /// Completes a segment of WAL, with a write of an application in it.
-fn complete_one(node: &Node) -> Result<()> {
+pub(super) fn complete_one(node: &Node) -> Result<()> {
     node.sql("update public.shared set value = value + 1 where id = 1")?;
     node.sql("select pg_switch_wal()").map(drop)
 }
