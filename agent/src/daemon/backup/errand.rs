@@ -236,6 +236,10 @@ impl Keeper {
                 if self.pace.of(&errand).problem() != Some(problem.as_str()) {
                     warn!("backups: {problem}");
                     self.say_failed(&errand, &problem);
+                    if matches!(errand, Errand::Push(..)) {
+                        // What it holds may not be there any more.
+                        self.contents_at = None;
+                    }
                 }
                 if errand == Errand::Meet {
                     self.fitness = Some(Err(problem.clone()));

@@ -1,6 +1,7 @@
 //! What is said of the backups: this node's word to the mesh, the report, the findings.
 
 use super::Keeper;
+use super::archive::of;
 use super::errand::{Doing, Errand};
 use crate::backup::Cause;
 use pgaa_core::backup::archiving::ArchiverFacts;
@@ -208,6 +209,7 @@ impl Keeper {
             }
         }
         findings.extend(self.vacant(roster, report, now));
+        findings.extend(self.lost());
         // Before all was looked at, it isn't known yet.
         let looked = self.fitness.is_some() && self.looked.is_some() && roster.is_some();
         let unable = self.unable().filter(|_| looked);
@@ -220,6 +222,24 @@ impl Keeper {
             findings.push(finding(severity, "backup_unable", text, CONFIGURATION));
         }
         findings
+    }
+
+    /// What this node had in the repository is there no more.
+    fn lost(&self) -> Option<Finding> {
+        self.held.standing.claim.filter(|claim| claim.covered)?;
+        let (own, _) = (self.own.as_ref()?, self.contents_at?);
+        if of(&self.contents, own).is_some_and(|contents| !contents.backups.is_empty()) {
+            return None;
+        }
+        let text = "the repository holds none of the backups that were taken: see that backup.path is \
+                    right and that the repository is there, as it was; if it is lost for good, the \
+                    command makes a new one, from which what is changed from then on can be restored";
+        Some(finding(
+            Health::Critical,
+            "backup_lost",
+            text.to_owned(),
+            ANEW,
+        ))
     }
 
     fn ready(&self) -> bool {
@@ -250,6 +270,7 @@ impl Keeper {
 }
 
 const SHOW: &str = "pgaa-agent backup status";
+const ANEW: &str = "pgaa-agent backup run full";
 const MOVE: &str = "pgaa-agent backup owner --move-to NAME, to have it at once";
 const CONFIGURATION: &str =
     "pgaa-agent backup status, and [backup] in pgaa-agent config show --origin";

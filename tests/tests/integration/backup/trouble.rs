@@ -5,7 +5,9 @@ use super::{BACKUP_MAX, covered, posix, report, says, shared, well};
 use crate::{ASSEMBLY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
 use pgaa_agent::clock::Clocks;
+use pgaa_core::restore::proof::Proof;
 use pgaa_core::status::Health;
+use pgaa_core::time::Wall;
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::command::{clean, output, server_file};
 use pgaa_tests::disk::SmallDisk;
@@ -151,6 +153,7 @@ fn a_repository_that_fails_stops_no_database() -> Result<()> {
         for trouble in [Trouble::ReadOnly, Trouble::Full, Trouble::OtherPhrase] {
             passes(&scene, trouble).with_context(|| format!("{trouble:?}"))?;
         }
+        lost_for_good(&scene)?;
         scene.end()
     })
 }
@@ -179,6 +182,60 @@ fn passes(scene: &Scene<'_>, trouble: Trouble) -> Result<()> {
         scene.nodes.iter().try_for_each(|node| well(node))
     })?;
     Ok(())
+}
+
+/// All that was in it is gone. Nobody but the operator can know that it won't come back: by one command
+/// it is made anew, and proven.
+fn lost_for_good(scene: &Scene<'_>) -> Result<()> {
+    let (cluster, owner) = (scene.cluster, scene.owner);
+    let lost_at = newest(owner)?;
+    fs::remove_dir_all(scene.disk.path().join("shop"))?;
+    complete_one(owner)?;
+    cluster.eventually(
+        seconds(90),
+        "the owner says that the backups are gone",
+        |_| {
+            let words = ["none of the backups", "backup.path", "lost for good"];
+            says(owner, Health::Critical, "backup_lost", &words)?;
+            says(
+                owner,
+                Health::Degraded,
+                "archive_failing",
+                &["the repository is there"],
+            )?;
+            let report = report(owner)?;
+            ensure!(
+                report.windows.is_empty(),
+                "it promises {:?}",
+                report.windows
+            );
+            Ok(())
+        },
+    )?;
+    owner.order(&["backup", "run", "full"])?;
+    cluster.eventually(seconds(180), "all is well again", |_| {
+        covered(owner)?;
+        ensure!(newest(owner)? > lost_at, "no backup was taken");
+        ensure!(report(owner)?.waiting_bytes == 0, "WAL waits");
+        scene.nodes.iter().try_for_each(|node| well(node))
+    })?;
+    let windows = report(owner)?.windows;
+    ensure!(
+        matches!(windows.as_slice(), [only] if only.from > lost_at),
+        "what was lost is promised: {windows:?}"
+    );
+    let proven =
+        output(&mut owner.agent_command(&["backup", "verify", "--restore", "-o", "json"]))?;
+    let said = String::from_utf8_lossy(&proven.stderr).into_owned();
+    let proof: Proof = serde_json::from_slice(&proven.stdout).context(said)?;
+    ensure!(proof.holds() && proof.rows() > 500, "{proof:?}");
+    Ok(())
+}
+
+/// When the newest backup was complete.
+fn newest(node: &Node) -> Result<Wall> {
+    let last = report(node)?.last.context("there is no backup")?;
+    Ok(last.stopped_at)
 }
 
 #[test]
