@@ -4,7 +4,7 @@
 
 use crate::action::Action;
 use crate::guard::Growth;
-use crate::ids::{DataEpoch, NodeId};
+use crate::ids::{DataEpoch, NodeId, pglogical_node_name};
 use crate::observed::{Observed, PostgresFacts, Reach};
 use crate::record::EdgeState;
 use crate::roster::Roster;
@@ -90,7 +90,19 @@ impl Memory {
                 Some((epoch, number, _)) if (*epoch, *number) == newest => {}
                 Some(_) | None => {
                     self.heartbeats.insert(*node, (newest.0, newest.1, now));
+                    self.note_arrival(postgres, (*node, heartbeat.epoch));
                 }
+            }
+        }
+    }
+
+    /// Something has come through a subscription again: when it is down next time it is kicked at
+    /// once, however often it was before.
+    fn note_arrival(&mut self, postgres: &PostgresFacts, provider: (NodeId, DataEpoch)) {
+        let provider = pglogical_node_name(provider.0, provider.1);
+        for (name, subscription) in &postgres.subscriptions {
+            if subscription.worker && subscription.provider == provider {
+                self.kicked.remove(name);
             }
         }
     }

@@ -282,6 +282,7 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
     let Some(fence) = view.inputs.life.leave_after else {
         return;
     };
+    let readers = slots_for(view.inputs).unwrap_or_default();
     let mut drained = true;
     for record in view
         .roster
@@ -292,7 +293,9 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
         let seen = record.edges.get(&me).map_or(0, |edge| edge.heartbeat);
         let reach = view.inputs.observed.peers.get(&record.node);
         let excused = view.inputs.life.leave_by_force && reach != Some(&Reach::Up);
-        let follows = record.state == NodeState::Ready || record.edges.contains_key(&me);
+        // One that joins follows this node once it has a slot here. Before that it would copy from
+        // others, who have everything by then, and it gets no lease from a node that leaves.
+        let follows = record.state == NodeState::Ready || readers.contains(&record.node);
         let apart = record.state == NodeState::Quarantined;
         if seen >= fence || excused || !follows || apart {
             continue;

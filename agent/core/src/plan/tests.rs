@@ -9,10 +9,11 @@ mod resync;
 use super::*;
 use crate::action::Action;
 use crate::ids::{LineageId, Ordinal, subscription_name};
-use crate::observed::{Reach, TableFacts};
-use crate::record::{EdgeState, JoinPhase};
+use crate::observed::{HeartbeatFacts, Reach, TableFacts};
+use crate::record::{EdgeReport, EdgeState, JoinPhase};
 use crate::roster::Tombstone;
 use crate::state::NodeState;
+use crate::time::Wall;
 use fixture::{NOW, World, epoch, link, name, node, pglogical_name, record};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -491,4 +492,55 @@ fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
             .heartbeat = 8;
     }
     assert_eq!(world.text(), "do tell the others that this node is gone\n");
+}
+
+#[test]
+fn a_leaving_node_waits_for_those_who_join_only_while_they_follow_it() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Leaving;
+    world.life.leave_after = Some(7);
+    world.postgres_mut().gate_open = false;
+    // Its record tells of every edge, also of those that were never made.
+    let mut joiner = record(4);
+    joiner.phase = Some(JoinPhase::Leasing);
+    let edge = world.record_mut(2).edges[&node(1)].clone();
+    let missing = EdgeReport {
+        state: EdgeState::Missing,
+        heartbeat: 0,
+        ..edge
+    };
+    joiner.edges.insert(node(1), missing);
+    world.roster.as_mut().unwrap().learn(&joiner);
+    assert_eq!(world.text(), "do tell the others that this node is gone\n");
+    link(world.postgres_mut(), 4);
+    let text = world.text();
+    assert!(text.contains("wait for n4 to receive"), "{text}");
+}
+
+#[test]
+fn what_arrives_ends_the_pauses_between_kicks() {
+    let mut world = World::converged();
+    let subscription = subscription_name((node(1), epoch(1)), (node(2), epoch(2)));
+    for _ in 0..5 {
+        world.memory.note_kick(&subscription, Mono(NOW.0 - 10_000));
+    }
+    world.memory.note(&world.observed, Mono(NOW.0 - 9_000));
+    assert!(
+        world.memory.kicked.contains_key(&subscription),
+        "nothing has come through it yet"
+    );
+    let heartbeat = HeartbeatFacts {
+        epoch: epoch(2),
+        number: 8,
+        sent_at: Wall(0),
+        lag_ms: 1,
+        seen_at: NOW,
+    };
+    world.postgres_mut().heartbeats.insert(node(2), heartbeat);
+    world.memory.note(&world.observed, Mono(NOW.0 - 8_000));
+    assert!(!world.memory.kicked.contains_key(&subscription));
+    world.subscription_mut(2).worker = false;
+    world.memory.note(&world.observed, Mono(NOW.0 - 900));
+    let kick = "do reconnect to 00000002 (it is down, and its provider answers)\n";
+    assert!(world.text().starts_with(kick), "{}", world.text());
 }
