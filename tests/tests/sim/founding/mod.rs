@@ -5,9 +5,9 @@ mod node;
 mod scenario;
 
 use crate::seeds::{Run, Tally, try_all};
-use crate::world::{Fault, World};
-use node::Node;
-use pgaa_core::founding::{DataHeld, Standing};
+use crate::world::{Fault, Program, World};
+use node::{Message, Node};
+use pgaa_core::founding::{DataHeld, Request, Standing};
 use pgaa_core::ids::{ClusterId, NodeId};
 use pgaa_core::time::Mono;
 use scenario::{Kind, Story};
@@ -42,6 +42,7 @@ fn at_most_one_founding_whatever_happens() {
         "crashed",
         "waited",
         "quarantined",
+        "late decrees",
     ] {
         if std::env::var_os("SEED").is_none() {
             assert!(
@@ -115,6 +116,7 @@ fn tally(story: &Story, world: &World<Node>) -> Tally {
         ("promised", ledger.promises),
         ("crashed", generations),
         ("quarantined", quarantined.count() as u64),
+        ("late decrees", ledger.late_decrees),
         (
             "waited",
             u64::from(ledger.minted.is_empty() && story.kind != Kind::Foreign),
@@ -141,7 +143,8 @@ fn unfold(story: &Story, world: &mut World<Node>) -> Result<(), String> {
         // With fixed addresses the machine would have to be replaced first.
         if !story.fixed && alive(world) >= usize::from(story.setups[0].expect) {
             world.run(Mono(world.now.0 + 1));
-            return settle_as(world, all_belong);
+            settle_as(world, all_belong)?;
+            return late_decrees_change_nothing(world);
         }
     }
     Ok(())
@@ -296,6 +299,24 @@ fn all_explain(world: &World<Node>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What a founder had decreed before it was destroyed arrives after all, at nodes that have founded
+/// without it since.
+fn late_decrees_change_nothing(world: &mut World<Node>) -> Result<(), String> {
+    for founder in world.shared.destroyed.clone() {
+        let disk = world.machines[founder].disk.clone();
+        let Some(decree) = disk.durable.decree else {
+            continue;
+        };
+        let from = world.machines[founder].address;
+        for machine in 0..world.machines.len() {
+            let message = Message::late(disk.setup.node, Request::Decree(decree.clone()));
+            world.visit(machine, |node, turn| node.receive(turn, from, message));
+        }
+        world.shared.late_decrees += 1;
+    }
+    settle_as(world, all_belong)
 }
 
 /// The operator does as the messages say: releases, and restarts the agents.

@@ -98,6 +98,7 @@ pub struct Ledger {
     pub releases: u64,
     pub refusals: u64,
     pub promises: u64,
+    pub late_decrees: u64,
 }
 
 /// The life of the asking node and the number of its question: an answer finds its way back only
@@ -117,6 +118,14 @@ pub enum Body {
 pub struct Message {
     from: NodeId,
     body: Body,
+}
+
+impl Message {
+    /// A question whose sender waits for no answer any more.
+    pub fn late(from: NodeId, request: Request) -> Message {
+        let body = Body::Ask((0, 0), request);
+        Message { from, body }
+    }
 }
 
 /// One line of the trace: what a reader needs, not all that was said.
