@@ -105,6 +105,8 @@ pub struct Outside {
     pub drops: u64,
     pub stale_senders: u64,
     pub acts: u64,
+    /// Was the mesh whole so soon after its last fault?
+    pub whole_after: [u64; 4],
 }
 
 pub struct Agent {

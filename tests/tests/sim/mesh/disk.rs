@@ -247,5 +247,5 @@ fn recovers(case: &Case, world: &mut World<Agent>) -> Result<(), String> {
         servers.set_up(case.victim, true, now, &world.links);
     }
     servers.applications = true;
-    whole(world, 20_000)
+    whole(world, 20_000).map(drop)
 }

@@ -32,6 +32,14 @@ const KEPT: &[u64] = &[27, 228, 345];
 /// is whole within eight.
 const WHOLE_WITHIN_MS: u64 = 20_000;
 
+/// In how many stories the mesh was whole so soon after the last fault, ms.
+const WHOLE_AFTER: [(&str, u64); 4] = [
+    ("whole within 1 s", 1_000),
+    ("whole within 2 s", 2_000),
+    ("whole within 5 s", 5_000),
+    ("whole within 10 s", 10_000),
+];
+
 /// A mesh is whole when it was so for this long: a dead stream is only noticed when its heartbeats
 /// have failed to come.
 const STILL_FOR_MS: u64 = 8_000;
@@ -63,7 +71,7 @@ fn play(seed: u64, traced: bool) -> Run {
         .iter()
         .map(|m| m.disk.generation.max(1) - 1)
         .sum();
-    let tally = Tally::from([
+    let mut tally = Tally::from([
         ("founded", outside.minted.len() as u64),
         ("kicked", outside.kicks),
         ("joined", outside.joins),
@@ -73,6 +81,8 @@ fn play(seed: u64, traced: bool) -> Run {
         ("crashed", generations),
         ("virtual seconds", world.now.0 / 1_000),
     ]);
+    let times = WHOLE_AFTER.iter().zip(outside.whole_after);
+    tally.extend(times.map(|((name, _), count)| (*name, count)));
     if let Some(trace) = &mut world.trace {
         for machine in &world.machines {
             if let Some(agent) = &machine.running {
@@ -116,7 +126,14 @@ fn unfold(story: &Story, world: &mut World<Agent>) -> Result<(), String> {
             world.run(Mono(world.now.0 + 8_000));
             forget(world, machine)?;
         }
-        whole(world, WHOLE_WITHIN_MS).map_err(|wrong| format!("act {}: {wrong}", number + 1))?;
+        let after_ms = whole(world, WHOLE_WITHIN_MS)
+            .map_err(|wrong| format!("act {}: {wrong}", number + 1))?;
+        if number == 1 {
+            let times = WHOLE_AFTER.iter().zip(&mut world.shared.whole_after);
+            for ((_, limit_ms), count) in times {
+                *count += u64::from(after_ms <= *limit_ms);
+            }
+        }
     }
     Ok(())
 }
@@ -178,10 +195,12 @@ fn forget(world: &mut World<Agent>, machine: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Lets time pass until the mesh is whole and stays so, and sees that nothing is missing.
-fn whole(world: &mut World<Agent>, within_ms: u64) -> Result<(), String> {
-    let deadline = world.now.0 + within_ms;
-    let mut since = world.now.0;
+/// Lets time pass until the mesh is whole and stays so, and sees that nothing is missing. Says how
+/// long it has taken.
+fn whole(world: &mut World<Agent>, within_ms: u64) -> Result<u64, String> {
+    let begun = world.now.0;
+    let deadline = begun + within_ms;
+    let mut since = begun;
     while world.now.0 - since < STILL_FOR_MS {
         world.run(Mono(world.now.0 + 500));
         unbroken(world)?;
@@ -195,7 +214,8 @@ fn whole(world: &mut World<Agent>, within_ms: u64) -> Result<(), String> {
     world.run(Mono(world.now.0 + 3_000));
     unbroken(world)?;
     is_whole(world).map_err(|wrong| format!("it was whole, and then: {wrong}"))?;
-    everything_arrived(world)
+    everything_arrived(world)?;
+    Ok(since - begun)
 }
 
 fn unbroken(world: &World<Agent>) -> Result<(), String> {
