@@ -20,8 +20,11 @@ use std::time::{Duration, SystemTime};
 /// How often is looked whether one is due, or was made by somebody else.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// After so long one is made again at the earliest, whatever the schedule says, or how it went.
+const PROVE_AGAIN: Duration = Duration::from_secs(600);
+
 /// After so long a repository is asked again that had nothing to prove, or didn't answer.
-const ASK_AGAIN: Duration = Duration::from_secs(600);
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Keeps at it for as long as the task lives.
 pub async fn run(node: Arc<Node>) {
@@ -38,10 +41,11 @@ pub async fn run(node: Arc<Node>) {
         });
         let now = node.clocks.mono();
         if enabled && due && now >= ask && node.postgres.archives().await.unwrap_or(false) {
-            if proof::provable(&node.settings).await {
+            let provable = proof::provable(&node.settings).await;
+            if provable {
                 prove(&node).await;
             }
-            ask = now.plus(ASK_AGAIN);
+            ask = now.plus(if provable { PROVE_AGAIN } else { ASK_AGAIN });
         }
         node.clocks.pulse(LOOK_EVERY).await;
     }

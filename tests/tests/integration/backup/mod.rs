@@ -17,8 +17,9 @@ use pgaa_tests::scenario::play_unstarted;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A full backup of a small database, on a machine that does other things as well.
-pub(crate) const BACKUP_MAX: Duration = Duration::from_secs(180);
+/// A full backup of a small database, on a machine that does other things as well: it gets what they
+/// leave.
+pub(crate) const BACKUP_MAX: Duration = Duration::from_secs(300);
 
 /// The directory that all nodes share, in the place of NFS.
 pub(crate) fn shared(node: &Node) -> PathBuf {
@@ -113,7 +114,9 @@ fn one_node_keeps_the_backups_and_another_takes_over() -> Result<()> {
         server_directory(&repository, 0o750)?;
         for node in nodes {
             let settings = posix(&repository);
-            node.amend_agent(&format!("[slots]\nreserve_percent = 2\n{settings}"))?;
+            node.amend_agent(&format!(
+                "[slots]\nreserve_percent = 2\n{settings}keep_full = 1\nprove = \"* * * * *\"\n"
+            ))?;
         }
         cluster.boot(&nodes)?;
         cluster.await_assembly(ASSEMBLY_MAX)?;
@@ -131,6 +134,8 @@ fn one_node_keeps_the_backups_and_another_takes_over() -> Result<()> {
         owners::restored(second, &[of_first, of_second])?;
         comes_back(cluster, &nodes, first, second)?;
         moved(cluster, &nodes, first)?;
+        outlived(cluster, first, second, &repository)?;
+        proven_by_schedule(cluster, &nodes)?;
         load.stop()?;
         no_secrets_and_one_archiver(&nodes)
     })
@@ -225,6 +230,39 @@ fn moved(cluster: &Cluster, nodes: &[&Node], to: &Node) -> Result<()> {
     cluster.eventually(seconds(60), "a planned move makes no gap", |_| {
         let found = report(to)?.gaps;
         ensure!(found.len() <= gaps, "{found:?}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// What a former owner has is kept for as long as its moments are wanted: with one full backup to be
+/// kept, until the owner has one that ended after them.
+fn outlived(cluster: &Cluster, owner: &Node, former: &Node, repository: &Path) -> Result<()> {
+    let stanza = from(&report(owner)?.windows, former).map(|window| window.stanza.clone());
+    let stanza = stanza.context("the former owner's backups are gone too early")?;
+    let kept = ["archive", "backup"].map(|part| repository.join(part).join(stanza.as_str()));
+    ensure!(kept.iter().all(|part| part.exists()), "no {kept:?}");
+    owner.order(&["backup", "run", "full"])?;
+    cluster.eventually(BACKUP_MAX, "the former owner's backups are gone", |_| {
+        let report = report(owner)?;
+        ensure!(from(&report.windows, former).is_none(), "{report:?}");
+        ensure!(!kept.iter().any(|part| part.exists()), "{kept:?} are there");
+        ensure!(from(&report.windows, owner).is_some(), "so are the owner's");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Nobody has asked for it.
+fn proven_by_schedule(cluster: &Cluster, nodes: &[&Node]) -> Result<()> {
+    cluster.eventually(seconds(180), "the backups were proven", |_| {
+        let reports: Result<Vec<_>> = nodes.iter().map(|node| node.status()).collect();
+        let proofs = reports?.into_iter().filter_map(|report| report.proofs);
+        let held: Vec<_> = proofs.filter_map(|proofs| proofs.held).collect();
+        ensure!(
+            held.iter().any(|proof| proof.holds() && proof.rows() > 0),
+            "{held:?}"
+        );
         Ok(())
     })?;
     Ok(())

@@ -213,7 +213,7 @@ fn lost_for_good(scene: &Scene<'_>) -> Result<()> {
         },
     )?;
     owner.order(&["backup", "run", "full"])?;
-    cluster.eventually(seconds(180), "all is well again", |_| {
+    cluster.eventually(BACKUP_MAX, "all is well again", |_| {
         covered(owner)?;
         ensure!(newest(owner)? > lost_at, "no backup was taken");
         ensure!(report(owner)?.waiting_bytes == 0, "WAL waits");
@@ -254,7 +254,7 @@ fn a_repository_that_is_away_for_long_costs_a_gap_and_no_disk() -> Result<()> {
         let most_mb = stays_bounded(scene.owner, away_for, &words)?;
         eprintln!("          {most_mb} MB of WAL lay there at most, {WAITING_MAX_MB} MB may wait");
         fs::rename(&away, &there)?;
-        cluster.eventually(seconds(180), "a full backup ends the gap", |_| {
+        cluster.eventually(BACKUP_MAX, "a full backup ends the gap", |_| {
             let report = report(scene.owner)?;
             ensure!(report.gaps.len() == gaps + 1, "{report:?}");
             covered(scene.owner)?;
