@@ -82,6 +82,8 @@ pub struct Written {
     /// The values by their columns' names, `None` for NULL; large ones that an update has left as
     /// they were are not in the line.
     pub columns: RowValues,
+    /// Is it new? Else it was updated.
+    pub inserted: bool,
 }
 
 /// Reads one line. `None` for all that leaves no row.
@@ -111,7 +113,11 @@ pub fn written(line: &str) -> Result<Option<Written>, BadLine> {
             (_, Value::Unchanged) => None,
         };
     }
-    Ok(Some(Written { table, columns }))
+    Ok(Some(Written {
+        table,
+        columns,
+        inserted: !update,
+    }))
 }
 
 /// One value of a line.
@@ -310,8 +316,9 @@ mod tests {
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
         assert_eq!(row.columns, expected.into());
+        assert!(!row.inserted);
         let row = read("table public.t: INSERT: id[integer]:1");
-        assert_eq!(row.columns.len(), 1);
+        assert_eq!((row.columns.len(), row.inserted), (1, true));
         for line in [
             "BEGIN 1",
             "table public.t: DELETE: id[integer]:1",

@@ -18,7 +18,7 @@ mod tests;
 pub use check::{Failure, Mend, Mended, Repair, Round, RowValues, Rows, check};
 pub use decoded::{Change, Written, decode, written};
 pub use referrers::{Kept, Referrers, kept};
-pub use rivals::{Incoming, key_of, outlives};
+pub use rivals::{Arriving, Incoming, key_of, outlives};
 pub use rule::{Reason, Ruling, judge};
 
 use crate::ids::NodeId;

@@ -13,13 +13,22 @@ pub fn outlives(one: (Option<Stamp>, &Key), other: (Option<Stamp>, &Key)) -> boo
     one > other
 }
 
+/// A row that a transaction writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arriving {
+    /// Its values, as far as the provider tells them.
+    pub values: RowValues,
+    /// Is it new? Else it was updated, and nothing comes of it where it isn't.
+    pub inserted: bool,
+}
+
 /// Rows that a transaction leaves in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Incoming {
     /// The table: schema.table, quoted where needed; empty while no row was read.
     pub table: String,
     /// What is written, in the order of the transaction.
-    pub rows: Vec<RowValues>,
+    pub rows: Vec<Arriving>,
     /// What it says itself of which rows: these can't be in its way.
     gone: Vec<BTreeMap<String, String>>,
 }
@@ -33,12 +42,20 @@ impl Incoming {
         {
             self.gone.push(columns);
         }
-        let Some(Written { table, columns }) = written(line)? else {
+        let Some(Written {
+            table,
+            columns,
+            inserted,
+        }) = written(line)?
+        else {
             return Ok(());
         };
         if unquoted(&table) == relation && tells(detail, &columns) {
             self.table = table;
-            self.rows.push(columns);
+            self.rows.push(Arriving {
+                values: columns,
+                inserted,
+            });
         }
         Ok(())
     }
@@ -58,7 +75,8 @@ impl Incoming {
     /// The keys that the transaction itself changes or takes away, `names` being the key's columns.
     #[must_use]
     pub fn touched(&self, names: &[String]) -> BTreeSet<Key> {
-        let written = self.rows.iter().filter_map(|row| key_of(row, names));
+        let written = self.rows.iter();
+        let written = written.filter_map(|row| key_of(&row.values, names));
         let gone = self.gone.iter().filter_map(|columns| {
             let values = names.iter().map(|name| columns.get(name).cloned());
             values.collect::<Option<Key>>()
@@ -73,15 +91,22 @@ pub fn key_of(row: &RowValues, names: &[String]) -> Option<Key> {
     names.iter().map(|name| row.get(name).cloned()?).collect()
 }
 
-/// Does "Key (mail)=(x) already exists." speak of a value that this row has? True where it can't be
-/// read: servers speak many languages.
+/// Does "Key (mail)=(x) already exists." speak of a value that this row has? True where that can't be
+/// said: servers speak many languages, and an index may be on an expression.
 fn tells(detail: &str, row: &RowValues) -> bool {
-    let inner = detail.split_once(")=(").map(|(_, rest)| rest);
-    let Some((inner, _)) = inner.and_then(|rest| rest.rsplit_once(')')) else {
+    let Some((names, values)) = detail.split_once(")=(") else {
+        return true;
+    };
+    let names = names.split_once('(').map_or(names, |(_, names)| names);
+    let is_column = |name: &str| row.contains_key(&unquoted(name));
+    if !is_column(names) && !names.split(", ").all(is_column) {
+        return true;
+    }
+    let Some((values, _)) = values.rsplit_once(')') else {
         return true;
     };
     let has = |text: &str| row.values().any(|value| value.as_deref() == Some(text));
-    has(inner) || inner.split(", ").all(has)
+    has(values) || values.split(", ").all(has)
 }
 
 #[cfg(test)]
@@ -112,7 +137,11 @@ mod tests {
         ]);
         assert_eq!(found.table, "public.people");
         let key = ["id".to_owned()];
-        let keys: Vec<_> = found.rows.iter().map(|row| key_of(row, &key)).collect();
+        let keys: Vec<_> = found
+            .rows
+            .iter()
+            .map(|row| key_of(&row.values, &key))
+            .collect();
         assert_eq!(keys, [Some(vec!["2".to_owned()])]);
         let touched: Vec<Key> = found.touched(&key).into_iter().collect();
         assert_eq!(touched, [vec!["2".to_owned()], vec!["3".to_owned()]]);
@@ -131,6 +160,12 @@ mod tests {
             .into();
         assert!(tells("Key (a, b)=(1, x) already exists.", &row));
         assert!(!tells("Key (a, b)=(2, x) already exists.", &row));
+        // What an expression makes of a row can't be read in it.
+        assert!(tells("Key (lower(b))=(y) already exists.", &row));
+        assert!(tells(
+            "Key (a, (b || 'y'::text))=(1, xy) already exists.",
+            &row
+        ));
     }
 
     #[test]
@@ -138,8 +173,9 @@ mod tests {
         let found = take(&[
             "table public.people: UPDATE: id[integer]:2 mail[text]:'new' note[text]:unchanged-toast-datum",
         ]);
-        assert_eq!(found.rows[0].len(), 2);
-        assert_eq!(key_of(&found.rows[0], &["note".to_owned()]), None);
+        assert_eq!(found.rows[0].values.len(), 2);
+        let note = ["note".to_owned()];
+        assert_eq!(key_of(&found.rows[0].values, &note), None);
     }
 
     #[test]

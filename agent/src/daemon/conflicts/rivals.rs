@@ -163,12 +163,12 @@ async fn settle(node: &Arc<Node>, incoming: &Incoming, arrives: Stamp) -> anyhow
     let names = node.postgres.key_columns(table).await?;
     let touched: Vec<Key> = incoming.touched(&names).into_iter().collect();
     let touched = node.postgres.canonical_keys(table, &touched).await?;
-    let mut met = false;
+    let (mut met, mut way) = (false, false);
     for row in &incoming.rows {
-        let Some(key) = key_of(row, &names) else {
+        let Some(key) = key_of(&row.values, &names) else {
             continue;
         };
-        let mut rivals = node.postgres.rivals(table, (row, &key)).await?;
+        let mut rivals = node.postgres.rivals(table, (&row.values, &key)).await?;
         // What the transaction itself takes away is in nobody's way.
         rivals.retain(|rival| !touched.contains(rival));
         if !rivals.is_empty() {
@@ -178,15 +178,21 @@ async fn settle(node: &Arc<Node>, incoming: &Incoming, arrives: Stamp) -> anyhow
                 key: &key,
                 rivals: &rivals,
                 arrives,
+                inserted: row.inserted,
             };
-            meeting.settle().await?;
+            way |= meeting.settle().await?;
             met = true;
         }
     }
     ensure!(
         met,
-        "the row that has the value was not found; an index on an expression, or on a part of the \
-         table, says too little"
+        "the row that has the value was not found; what a unique index says of generated columns \
+         can't be looked up"
+    );
+    ensure!(
+        way,
+        "the row that arrives is the older one, and pglogical leaves it out by itself only where the \
+         index is on columns"
     );
     Ok(())
 }
@@ -198,24 +204,29 @@ struct Meeting<'a> {
     key: &'a Key,
     rivals: &'a [Key],
     arrives: Stamp,
+    inserted: bool,
 }
 
 /// The versions of rows that go.
 type Older<'a> = Vec<(&'a Key, u32)>;
 
 impl Meeting<'_> {
-    async fn settle(&self) -> anyhow::Result<()> {
+    /// Says whether there is nothing in the way any more. There may be while the row that arrives isn't
+    /// here, and only newer ones are: an UPDATE of it is no longer done, an INSERT is.
+    async fn settle(&self) -> anyhow::Result<bool> {
         // Whatever becomes of this, all of them are compared on all nodes.
         let keys = iter::once(self.key).chain(self.rivals);
         let named: Vec<Suspect> = keys.map(|key| self.suspect(key)).collect();
         self.node.postgres.name_suspects(&named).await?;
         for _ in 0..TRIES {
-            let (looked, older) = self.look().await?;
+            let Some((looked, older)) = self.look().await? else {
+                return Ok(false);
+            };
             self.spare(&older).await?;
             if self.take_away(looked, &older).await? {
                 self.tell(&older);
                 self.node.rows_named.notify_one();
-                return Ok(());
+                return Ok(true);
             }
         }
         bail!("the rows change too fast; it is tried again")
@@ -232,9 +243,10 @@ impl Meeting<'_> {
     }
 
     /// Which rows go: the one that arrives, where one that is here is newer; else those that are
-    /// here. Where there is nothing yet of the one that arrives, it is an INSERT: pglogical
-    /// itself leaves it out as soon as it meets none but newer rows.
-    async fn look(&self) -> anyhow::Result<(Moment, Older<'_>)> {
+    /// here. Where there is nothing yet of one that is inserted, those that are older go, and
+    /// pglogical itself leaves it out as soon as it meets none but newer ones; `None` where it is
+    /// left out already.
+    async fn look(&self) -> anyhow::Result<Option<(Moment, Older<'_>)>> {
         let keys = iter::once(self.key).chain(self.rivals).cloned().collect();
         let CheckAnswer::Seen(looked, seen) =
             answer(self.node, self.table, CheckAsk::Look(keys)).await?
@@ -254,10 +266,11 @@ impl Meeting<'_> {
         }
         match own {
             Some(own) if newer => older = vec![(self.key, own.token)],
-            None if newer && older.is_empty() => bail!("the row that is older isn't here yet"),
+            // An UPDATE of it is left out where it isn't.
+            None if newer && (older.is_empty() || !self.inserted) => return Ok(None),
             Some(_) | None => {}
         }
-        Ok((looked, older))
+        Ok(Some((looked, older)))
     }
 
     /// Fails where rows refer to one of them.

@@ -10,8 +10,8 @@
 --   begins ($1 as for look, $2 int8): the keys, $2 at most, whose values begin like these;
 --   values ($1 as for look): keys, xmin, all values but generated ones by their columns' names;
 --   rivals ($1 text[] values by their columns' names, $2 text[] key): the keys of other rows with
---     the same value of a unique column (of plain indexes: not of those on expressions, nor of
---     partial ones);
+--     the same value of a unique index, whatever it is on: its expressions and its predicate are
+--     evaluated for the row that is given as well, but where they read a generated column;
 --   insert, update (NULL for a table that has only its key) and delete, which mend one row: see below;
 -- then the names of the columns of its key, and of all columns but generated ones.
 -- What mends is one statement and so one transaction, which compares, sets, and notes both versions
@@ -64,18 +64,40 @@ WITH it AS (
                       AND s.attnum = ANY (x.indkey[0:x.indnkeyatts - 1]))) AS sets,
            pg_catalog.array_agg(s.attname::text ORDER BY s.attname) AS list
       FROM settable AS s, it
+), given AS (
+    -- The row that the values are of, under the names of its columns: what an index says of a row
+    -- can be said of it.
+    SELECT pg_catalog.format('(SELECT %s) AS %I', pg_catalog.string_agg(
+               pg_catalog.format('%s AS %I', s.given, s.attname), ', ' ORDER BY s.attname),
+               min(c.relname)) AS row
+      FROM settable AS s, it
+      JOIN pg_catalog.pg_class AS c ON c.oid = it.oid
 ), uniques AS (
-    SELECT pg_catalog.string_agg(u.same, ' OR ') AS same
-      FROM (SELECT pg_catalog.format('(%s)', pg_catalog.string_agg(
-                       pg_catalog.format('%I = %s', s.attname, s.given), ' AND ')) AS same
+    SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' AND ', '(' || u.same, u.there, u.here) || ')',
+               ' OR ') AS same
+      FROM (SELECT pg_catalog.string_agg(k.what || ' = ' || coalesce(s.given,
+                       pg_catalog.format('(SELECT %s FROM %s)', k.what, g.row)), ' AND ') AS same,
+                   w.holds AS there,
+                   '(SELECT ' || w.holds || ' FROM ' || g.row || ')' AS here
               FROM it
+             CROSS JOIN given AS g
               JOIN pg_catalog.pg_index AS x ON x.indrelid = it.oid
-             CROSS JOIN LATERAL pg_catalog.unnest(x.indkey[0:x.indnkeyatts - 1]) AS k(attnum)
-              JOIN settable AS s ON s.attnum = k.attnum
+             CROSS JOIN LATERAL pg_catalog.generate_series(1, x.indnkeyatts) AS p(place)
+             CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_indexdef(x.indexrelid, p.place, false)
+                                            AS what) AS k
+             CROSS JOIN LATERAL (SELECT '(' || pg_catalog.pg_get_expr(x.indpred, x.indrelid) || ')'
+                                            AS holds) AS w
+              LEFT JOIN settable AS s ON s.attnum = x.indkey[p.place - 1]
              WHERE x.indisunique AND NOT x.indisprimary
-               AND x.indpred IS NULL AND x.indexprs IS NULL
-             GROUP BY x.indexrelid, x.indnkeyatts
-            HAVING pg_catalog.count(*) = x.indnkeyatts) AS u
+               -- What is generated is not among the values.
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                                 JOIN pg_catalog.pg_attribute AS a
+                                   ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                                WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                                  AND d.objid = x.indexrelid
+                                  AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                                  AND d.refobjid = x.indrelid AND a.attgenerated <> '')
+             GROUP BY x.indexrelid, w.holds, g.row) AS u
 ), pk AS (
     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY k.place) AS list,
            pg_catalog.string_agg(pg_catalog.format('%I::text', a.attname), ', '
