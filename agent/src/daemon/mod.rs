@@ -291,11 +291,7 @@ async fn spawn(
     endless(&mut tasks, "loop", reconciler.run());
     endless(&mut tasks, "clock", clock::watch_source(Arc::clone(node)));
     endless(&mut tasks, "conflicts", conflicts::run(Arc::clone(node)));
-    endless(
-        &mut tasks,
-        "rivals",
-        conflicts::settle_rivals(Arc::clone(node)),
-    );
+    endless(&mut tasks, "rivals", conflicts::settle(Arc::clone(node)));
     endless(&mut tasks, "jolts", clock::watch_jolts(Arc::clone(node)));
     endless(&mut tasks, "roster", rhythm::keep_roster(Arc::clone(node)));
     endless(

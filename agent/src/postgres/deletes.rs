@@ -12,7 +12,7 @@ use super::suspects;
 use log::warn;
 use pgaa_core::rows::{Change, NamedBy, Suspect, decode};
 use pgaa_core::time::Mono;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio_postgres::types::PgLsn;
 
@@ -29,22 +29,27 @@ const GONE_MAX: i64 = 100_000;
 /// written before, with nothing counted since, holds no delete.
 const COUNTED_WITHIN: Duration = Duration::from_secs(15);
 
+/// What is counted already may be on disk only so much later (three times `wal_writer_delay`, where
+/// commits don't wait for the disk, and much reserve).
+const WRITTEN_WITHIN: Duration = Duration::from_secs(3);
+
 /// What reading the own deletes has brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Deletes {
     /// Can they not be read, because the slot isn't there, or was lost?
     pub unknown: bool,
-    /// Rows that were named.
+    /// Rows that were named, and whole tables: those that were emptied, or of which too much was
+    /// deleted to name it row by row, or whose deletes don't tell their primary keys.
     pub named: usize,
-    /// Tables that were emptied, or of which too much was deleted to name it row by row, or whose
-    /// deletes don't tell their primary keys.
-    pub whole: Vec<String>,
 }
 
 /// What the counters said when, to leave alone WAL in which nothing is deleted.
 #[derive(Debug, Default)]
 pub(super) struct Calm {
-    deleted: Option<i64>,
+    /// Rows that were deleted, and where the tables' files are.
+    counted: Option<(i64, i64)>,
+    /// When that was another one than before.
+    changed: Option<Mono>,
     since: Option<(Mono, PgLsn)>,
 }
 
@@ -96,6 +101,11 @@ impl Postgres {
         let session = self.take(Purpose::Decode).await?;
         let slot = sql!("deletes_slot");
         let mut deletes = Deletes::default();
+        // Before the position: what is counted here must not lie behind it.
+        let calms = match at_rest {
+            Some(now) => calm.counts(&session, now).await?,
+            None => false,
+        };
         let found = session.maybe(&slot, &[&DELETES_SLOT]).await?;
         let readable = match &found {
             Some(row) => column::<bool>(slot.name, row, 0)?,
@@ -108,9 +118,8 @@ impl Postgres {
         };
         let mut read: PgLsn = column(slot.name, &row, 1)?;
         let end: PgLsn = column(slot.name, &row, 2)?;
-        if let Some(now) = at_rest
-            && let Some(unread) = calm.rest(&session, (now, end)).await?
-        {
+        if let (Some(now), true) = (at_rest, calms) {
+            let unread = calm.rest((now, end));
             if unread > read {
                 advance(&session, unread).await?;
             }
@@ -134,25 +143,30 @@ impl Postgres {
 }
 
 impl Calm {
-    /// Up to where the WAL holds no deletes, if none were counted since the last look.
-    async fn rest(
-        &mut self,
-        session: &Session,
-        (now, end): (Mono, PgLsn),
-    ) -> Result<Option<PgLsn>, SqlError> {
+    /// Was nothing counted since the last look, nor shortly before?
+    async fn counts(&mut self, session: &Session, now: Mono) -> Result<bool, SqlError> {
         let sql = sql!("deletes_counted");
         let row = session.row(&sql, &[]).await?;
-        let deleted: i64 = column(sql.name, &row, 0)?;
-        if self.deleted.replace(deleted) != Some(deleted) {
-            self.since = None;
-            return Ok(None);
+        let counted = (column(sql.name, &row, 0)?, column(sql.name, &row, 1)?);
+        if self.counted.replace(counted) != Some(counted) {
+            self.changed = Some(now);
         }
+        let recent = |changed: Mono| now.since(changed) < WRITTEN_WITHIN;
+        let calms = !self.changed.is_some_and(recent);
+        if !calms {
+            self.since = None;
+        }
+        Ok(calms)
+    }
+
+    /// Up to where the WAL holds no deletes, when none were counted.
+    fn rest(&mut self, (now, end): (Mono, PgLsn)) -> PgLsn {
         let (began, position) = *self.since.get_or_insert((now, end));
         if now.since(began) < COUNTED_WITHIN {
-            return Ok(Some(PgLsn::from(0)));
+            return PgLsn::from(0);
         }
         self.since = Some((now, end));
-        Ok(Some(position))
+        position
     }
 }
 
@@ -185,9 +199,10 @@ async fn read_part(session: &Session, end: PgLsn) -> Result<Part, SqlError> {
 /// Names what a part of the WAL has deleted.
 async fn name(session: &Session, part: &Part, deletes: &mut Deletes) -> Result<(), SqlError> {
     let mut rows: BTreeMap<String, Vec<(Change, i64)>> = BTreeMap::new();
+    let mut whole: BTreeSet<String> = BTreeSet::new();
     for (line, at_us) in &part.gone {
         match decode(line) {
-            Ok(Some(Change::Emptied { tables })) => deletes.whole.extend(tables),
+            Ok(Some(Change::Emptied { tables })) => whole.extend(tables),
             Ok(Some(change @ Change::Gone { .. })) => {
                 let Change::Gone { table, .. } = &change else {
                     continue;
@@ -209,7 +224,7 @@ async fn name(session: &Session, part: &Part, deletes: &mut Deletes) -> Result<(
             .filter_map(|(c, _)| c.key(&queries.key))
             .collect();
         if too_many || keys.len() != gone.len() {
-            deletes.whole.push(table);
+            whole.insert(table);
             continue;
         }
         let keys = canonical(session, &queries, &keys).await?;
@@ -224,5 +239,9 @@ async fn name(session: &Session, part: &Part, deletes: &mut Deletes) -> Result<(
         suspects::name(session, &named).await?;
         deletes.named += named.len();
     }
+    let whole = whole.iter().map(|t| Suspect::whole(t, NamedBy::Delete));
+    let whole: Vec<Suspect> = whole.collect();
+    suspects::name(session, &whole).await?;
+    deletes.named += whole.len();
     Ok(())
 }

@@ -29,6 +29,17 @@ const KICK_WAKES: usize = 3;
 /// How many holes among the numbers of origins are filled at most to hold on to one number.
 const HOLES_MAX: usize = 64;
 
+/// A transaction of a provider that a subscription is to leave behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// Its commit, there.
+    pub commit: Lsn,
+    /// Its end, there.
+    pub end: Lsn,
+    /// The tables that are emptied in its place, and when it was committed, microseconds.
+    pub emptied: Option<(Vec<String>, i64)>,
+}
+
 /// A slot on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
@@ -216,16 +227,17 @@ impl Postgres {
         self.wake_workers(&[name]).await.map(drop)
     }
 
-    /// Has a subscription go on behind a transaction that it can't apply: the one with its commit at
-    /// `commit`, which ends at `end`. Fails when that was applied meanwhile.
-    pub async fn pass(&self, name: &str, commit: Lsn, end: Lsn) -> Result<(), SqlError> {
+    /// Has a subscription go on behind a transaction that it can't apply: with nothing of it, or with
+    /// the tables emptied that it empties. Fails when that was applied meanwhile.
+    pub async fn pass(&self, name: &str, passed: &Passed) -> Result<(), SqlError> {
         for _ in 0..PASS_TRIES {
             self.disable(&[name]).await?;
             tokio::time::sleep(PASS_PAUSE).await;
             let session = self.take(Purpose::Long).await?;
-            match pass_in(&session, name, commit, end).await {
+            let done = pass_in(&session, name, passed).await;
+            match done {
                 Ok(()) => {
-                    self.give_back(session);
+                    self.enable(&[name]).await?;
                     return self.wake_workers(&[name]).await.map(drop);
                 }
                 // Its worker runs still, or again.
@@ -346,23 +358,40 @@ const IN_USE: &str = "55006";
 const PASS_TRIES: u32 = 20;
 const PASS_PAUSE: Duration = Duration::from_millis(250);
 
-async fn pass_in(session: &Session, name: &str, commit: Lsn, end: Lsn) -> Result<(), SqlError> {
+async fn pass_in(session: &Session, name: &str, passed: &Passed) -> Result<(), SqlError> {
     session.begin().await?;
     let sql = sql!("subscription_position");
     let row = session.row(&sql, &[&name]).await?;
     let position: PgLsn = column(sql.name, &row, 0)?;
-    if u64::from(position) > commit.0 {
+    if u64::from(position) > passed.commit.0 {
         return Err(SqlError::Unexpected {
             what: "passing a transaction",
-            found: "it was applied meanwhile: there is nothing to skip".to_owned(),
+            found: "it was applied meanwhile: there is nothing to pass".to_owned(),
         });
     }
-    let end = PgLsn::from(end.0);
-    session
-        .row(&sql!("subscription_advance"), &[&name, &end])
-        .await?;
-    session.row(&sql!("subscription_enable"), &[&name]).await?;
-    session.commit().await
+    let end = PgLsn::from(passed.end.0);
+    match &passed.emptied {
+        None => {
+            let advance = sql!("subscription_advance");
+            session.row(&advance, &[&name, &end]).await?;
+            // In the same transaction: a crash leaves no subscription disabled.
+            session.row(&sql!("subscription_enable"), &[&name]).await?;
+        }
+        Some((tables, at_us)) => {
+            let applying = sql!("applying_session");
+            session.row(&applying, &[&name, &end, at_us]).await?;
+            let written = sql!("emptying_ddl");
+            let row = session.row(&written, &[tables]).await?;
+            if let Some(statement) = column::<Option<String>>(written.name, &row, 0)? {
+                session.script("emptying tables", &statement).await?;
+            }
+        }
+    }
+    session.commit().await?;
+    if passed.emptied.is_some() {
+        session.row(&sql!("applying_over"), &[]).await?;
+    }
+    Ok(())
 }
 
 /// A subscription that is there already, if it can be gone on with.

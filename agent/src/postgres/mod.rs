@@ -50,7 +50,7 @@ pub use heartbeat::Flush;
 pub use inspect::Inspector;
 pub use join::{CopyInto, CopySession};
 pub use lost::WholeRow;
-pub use mesh::{Origin, Slot, Subscription};
+pub use mesh::{Origin, Passed, Slot, Subscription};
 pub use migrate::Identity;
 pub use provision::{archive_file, provision, wal_disk, write_conf};
 pub use recovery::{Recovery, recovery};

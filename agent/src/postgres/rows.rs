@@ -59,13 +59,14 @@ async fn origins(session: &Session, me: NodeId, authors: &Authors) -> Result<Ori
 }
 
 impl Postgres {
-    /// What this node, `me`, knows of these keys, in their order.
+    /// What this node, `me`, knows of these keys, in their order; and how many rows and tables were
+    /// named on the way, because it has deleted them itself.
     pub async fn row_versions(
         &self,
         me: NodeId,
         table: &str,
         (keys, authors): (&[Key], &Authors),
-    ) -> Result<Vec<Seen>, SqlError> {
+    ) -> Result<(Vec<Seen>, usize), SqlError> {
         let session = self.take(Purpose::Compare).await?;
         let queries = queries(&session, table).await?;
         let keys = canonical(&session, &queries, keys).await?;
@@ -73,7 +74,7 @@ impl Postgres {
         let rows = versions(&session, &queries, (&keys, &origins)).await?;
         self.give_back(session);
         // After the rows: a delete that is not in the list yet is one after this look.
-        self.name_deletes(None).await?;
+        let named = self.name_deletes(None).await?.named;
         let session = self.take(Purpose::Compare).await?;
         let deleted = own_deletes(&session, table, &keys).await?;
         let known = sql!("deletes_known");
@@ -91,7 +92,7 @@ impl Postgres {
                 ordered,
             }
         });
-        Ok(seen.collect())
+        Ok((seen.collect(), named))
     }
 
     /// All keys that begin like these, of which only the beginnings are known.

@@ -181,6 +181,36 @@ fn rows_that_refer_to_nothing_are_told() -> Result<()> {
     })
 }
 
+/// TRUNCATE tells of no row, and empties whatever is there when it arrives: what another node has
+/// written meanwhile is its author's again.
+#[test]
+fn tables_that_are_emptied_are_the_same_everywhere() -> Result<()> {
+    play(2, |cluster| {
+        let nodes: [&Node; 2] = cluster.each()?;
+        let [a, b] = nodes;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_tables(cluster, &nodes)?;
+        a.sql(
+            "insert into public.houses select i, 1 from generate_series(1, 5) as i;
+             insert into public.tenants select i, 'mail ' || i, i, 1 from generate_series(1, 5) as i",
+        )?;
+        cluster.eventually(seconds(30), "b has the rows", |_| equal(&nodes))?;
+        cluster.net.cut("a", "b")?;
+        a.sql("truncate public.reborn")?;
+        a.sql("truncate public.houses cascade")?;
+        b.sql("insert into public.reborn values (1, 'late', 2, 0)")?;
+        b.sql("insert into public.houses values (7, 2)")?;
+        cluster.net.heal()?;
+        await_clean(cluster, &nodes)?;
+        cluster.eventually(RECOVERY_MAX, "the mesh is whole", Cluster::assembled)?;
+        for (table, expected) in [("reborn", "1"), ("houses", "1"), ("tenants", "0")] {
+            let found = b.sql(&format!("select count(*) from public.{table}"))?;
+            ensure!(found == expected, "{found} rows in {table}");
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn rows_that_restarts_and_crashes_have_set_apart_are_mended() -> Result<()> {
     play(3, |cluster| {

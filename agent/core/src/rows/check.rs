@@ -152,6 +152,13 @@ pub async fn check<H: Rows>(
 type Sightings = BTreeMap<Key, Vec<Seen>>;
 
 impl Round {
+    /// Does all that is open wait for people?
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        let told = |key: &Key| self.problems.contains_key(key) || self.rivals.contains(key);
+        self.mended.is_empty() && self.open.iter().all(told)
+    }
+
     fn note_equal<H: Rows>(&mut self, host: &H, key: Key, seen: &[Seen]) {
         let me = host.me();
         let nodes = host.nodes();

@@ -4,15 +4,18 @@
 //! behind it. Whatever fails, the next round begins with what the database says: so each line
 //! counts once. At rest a round is two questions to the file system.
 
+mod emptied;
 mod lags;
 mod origins;
 mod rivals;
 mod round;
 mod rows;
+mod settle;
 mod skip;
 mod tell;
+mod transaction;
 
-pub use rivals::run as settle_rivals;
+pub use settle::run as settle;
 pub use skip::skip;
 pub use tell::tell;
 

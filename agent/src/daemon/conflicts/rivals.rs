@@ -5,91 +5,31 @@
 //! pglogical settles this by itself for an INSERT only, and stands still at an UPDATE for ever.
 
 use super::skip::{Edge, edge};
+use super::transaction;
 use crate::daemon::circle::Circle;
 use crate::daemon::node::Node;
 use crate::daemon::rows::{answer, kept};
 use crate::events::Severity;
 use crate::peer::{CheckAnswer, CheckAsk};
 use anyhow::{Context, bail, ensure};
-use pgaa_core::conflicts::stuck::{Stuck, StuckEdges, Unsettled};
 use pgaa_core::conflicts::{Commit, Failure};
-use pgaa_core::ids::{Lsn, NodeId};
+use pgaa_core::ids::NodeId;
 use pgaa_core::policy::ConflictResolution;
 use pgaa_core::rows::{
-    Incoming, Kept, Mended, Moment, NamedBy, OLDER_RIVAL, Repair, Stamp, Suspect, key_of, outlives,
+    Incoming, Mended, Moment, NamedBy, OLDER_RIVAL, Repair, Stamp, Suspect, key_of, outlives,
 };
 use pgaa_core::verify::Key;
-use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::iter;
-use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::watch;
 
-/// SQLSTATE of a unique violation.
-const UNIQUE_VIOLATION: &str = "23505";
-
-/// A transaction that wrote more than this is not looked through: bytes, rows with the value.
-const BYTES_MAX: u64 = 256 << 20;
+/// A transaction that wrote more rows with the value than this is not looked through.
 const ROWS_MAX: usize = 1_000;
 
 /// How often a row that changes meanwhile is looked at again.
 const TRIES: u32 = 5;
 
-/// Settles what it can for as long as the agent runs: once each time a worker has failed.
-pub async fn run(node: Arc<Node>) {
-    let mut stuck = node.stuck.subscribe();
-    let mut tried: BTreeSet<(u32, Lsn, u32)> = BTreeSet::new();
-    loop {
-        let edges = at_unique_columns(&mut stuck);
-        tried.retain(|(subscription, ..)| edges.iter().any(|(number, _)| number == subscription));
-        for (subscription, edge) in edges {
-            let Some((provider, commit)) = edge.provider.zip(edge.failure.commit) else {
-                continue;
-            };
-            if !tried.insert((subscription, commit.lsn, edge.times)) {
-                continue;
-            }
-            let why = match make_way(&node, &edge.failure, (provider, commit)).await {
-                Ok(()) => None,
-                Err(error) => Some(unsettled(&error)),
-            };
-            node.stuck.send_if_modified(|stuck| {
-                stuck.note_unsettled(subscription, why);
-                false
-            });
-        }
-        if stuck.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn unsettled(error: &anyhow::Error) -> Unsettled {
-    match error.downcast_ref::<Kept>() {
-        Some(kept) => Unsettled {
-            why: kept.why.clone(),
-            command: Some(kept.command.clone()),
-        },
-        None => Unsettled {
-            why: format!("{error:#}"),
-            command: None,
-        },
-    }
-}
-
-fn at_unique_columns(stuck: &mut watch::Receiver<StuckEdges>) -> Vec<(u32, Stuck)> {
-    let edges = stuck.borrow_and_update();
-    let mut found: Vec<(u32, Stuck)> = edges
-        .iter()
-        .map(|(number, edge)| (number, edge.clone()))
-        .collect();
-    found.retain(|(_, edge)| edge.failure.sqlstate == UNIQUE_VIOLATION);
-    found
-}
-
 /// Takes the older of each two rows away, where no row refers to it, and has the worker try again.
-async fn make_way(
+pub(super) async fn make_way(
     node: &Arc<Node>,
     failure: &Failure,
     (provider, commit): (NodeId, Commit),
@@ -121,41 +61,19 @@ async fn incoming(
 ) -> anyhow::Result<Incoming> {
     let relation = failure.relation.clone();
     let relation = relation.context("the server's log doesn't name the table")?;
-    let directory = node.settings.paths.state_dir.join("skipped");
-    crate::durable::make_directory(&directory, 0o700)?;
-    let file = directory.join(format!("{}-{}.being-read", edge.provider, commit.xid));
-    edge.source
-        .read_transaction(&edge.slot, (commit.lsn, commit.xid), &file)
-        .await
-        .with_context(|| format!("{} can't tell what the transaction holds", edge.provider))?;
     let detail = failure.detail.clone();
-    let work = move || {
-        let incoming = read(&file, &relation, &detail);
-        std::fs::remove_file(&file)?;
-        incoming
-    };
-    tokio::task::spawn_blocking(work).await?
-}
-
-fn read(path: &Path, relation: &str, detail: &str) -> anyhow::Result<Incoming> {
-    let file = std::fs::File::open(path)?;
-    ensure!(
-        file.metadata()?.len() <= BYTES_MAX,
-        "the transaction is too large to be looked through"
-    );
-    let mut incoming = Incoming::default();
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        let json = line.splitn(3, '|').nth(2);
-        let json = json.context("the provider wrote something else than a change")?;
-        let text: String = serde_json::from_str(json)?;
-        incoming.take(&text, relation, detail)?;
-        ensure!(
-            incoming.len() <= ROWS_MAX,
-            "the transaction changes more than {ROWS_MAX} rows that may be meant"
-        );
-    }
-    Ok(incoming)
+    transaction::read(node, (edge, commit), move |lines| {
+        let mut incoming = Incoming::default();
+        for line in lines {
+            incoming.take(&line?.text, &relation, &detail)?;
+            ensure!(
+                incoming.len() <= ROWS_MAX,
+                "the transaction changes more than {ROWS_MAX} rows that may be meant"
+            );
+        }
+        Ok(incoming)
+    })
+    .await
 }
 
 async fn settle(node: &Arc<Node>, incoming: &Incoming, arrives: Stamp) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use crate::daemon::node::Node;
 use crate::daemon::reconciler::dsn;
 use crate::durable;
 use crate::events::Severity;
-use crate::postgres::Source;
+use crate::postgres::{Passed, Source};
 use anyhow::{Context, bail, ensure};
 use pgaa_core::conflicts::Commit;
 use pgaa_core::ids::{Lsn, NodeId, pglogical_node_name};
@@ -35,9 +35,12 @@ pub async fn skip(node: &Arc<Node>, provider: &str, which: &str) -> anyhow::Resu
     std::fs::File::open(&file)
         .and_then(|whole| whole.sync_all())
         .with_context(|| format!("{} can't be written", file.display()))?;
-    node.postgres
-        .pass(&edge.subscription, commit.lsn, end)
-        .await?;
+    let passed = Passed {
+        commit: commit.lsn,
+        end,
+        emptied: None,
+    };
+    node.postgres.pass(&edge.subscription, &passed).await?;
     let text = format!(
         "transaction {} of {name} (commit {}) was skipped here; what it would have done is in {}. \
          The other nodes have it: make the rows equal, then: pgaa-agent verify",

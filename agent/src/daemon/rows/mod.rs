@@ -41,6 +41,9 @@ const BEFORE: Duration = Duration::from_millis(50);
 /// Between two rounds while rows are open.
 const SOON: Duration = Duration::from_millis(200);
 
+/// Between two rounds while all that is open waits for people.
+const FOR_PEOPLE: Duration = Duration::from_secs(5);
+
 /// After a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -61,9 +64,12 @@ pub async fn answer(node: &Node, table: &str, ask: CheckAsk) -> anyhow::Result<C
         CheckAsk::Look(keys) => {
             // Before the look: what is ordered by it is valid from then on.
             let (looked, authors) = (moment(node), authors(node));
-            let seen = sql
+            let (seen, named) = sql
                 .row_versions(node.id(), table, (&keys, &authors))
                 .await?;
+            if named > 0 {
+                node.rows_named.notify_one();
+            }
             CheckAnswer::Seen(looked, seen)
         }
         CheckAsk::Begins(keys) => CheckAnswer::Keys(sql.keys_that_begin(table, &keys).await?),
@@ -153,13 +159,7 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
     }
     let deletes = node.postgres.name_deletes(Some(node.clocks.mono())).await?;
     state.remembered = !deletes.unknown;
-    let whole = deletes
-        .whole
-        .iter()
-        .map(|t| Suspect::whole(t, NamedBy::Delete));
-    let whole: Vec<Suspect> = whole.collect();
-    node.postgres.name_suspects(&whole).await?;
-    state.look |= deletes.named + whole.len() > 0;
+    state.look |= deletes.named > 0;
     state.look |= life.stage == Stage::Ready && by_schedule(node).await?;
     if life.stage != Stage::Ready || !state.look {
         return Ok(REST);
@@ -179,11 +179,13 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
         anyhow::bail!("{why}");
     }
     let (wholes, rows): (Vec<Named>, Vec<Named>) = named.into_iter().partition(Named::is_whole);
-    match rows.is_empty() {
-        false => round(node, (&circle, &mut state.told), rows).await?,
-        true => whole_table(node, &circle, wholes).await?,
+    let stands = rows.is_empty() || round(node, (&circle, &mut state.told), rows).await?;
+    // Rows that wait for people keep no table waiting.
+    if stands && !wholes.is_empty() {
+        whole_table(node, &circle, wholes).await?;
+        return Ok(SOON);
     }
-    Ok(SOON)
+    Ok(if stands { FOR_PEOPLE } else { SOON })
 }
 
 /// Makes sure that own deletes are remembered.
@@ -282,12 +284,12 @@ fn missing(node: &Node, left_out: &[String]) -> Option<String> {
     }
 }
 
-/// Checks rows that were named.
+/// Checks rows that were named. Says whether all that is still open waits for people.
 async fn round(
     node: &Arc<Node>,
     (circle, told_before): (&Circle<'_>, &mut orphans::Told),
     named: Vec<Named>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let replicated = node.status.borrow().tables.replicated.clone();
     let (named, gone): (Vec<Named>, Vec<Named>) = named
         .into_iter()
@@ -301,7 +303,9 @@ async fn round(
     let mends = node.settings.policy.conflict_resolution == ConflictResolution::LastUpdateWins;
     let rounds = check(&Mesh(circle), &suspects, mends).await.map_err(told)?;
     orphans::tell(node, &rounds, told_before).await;
-    conclude(node, exact, &rounds).await
+    conclude(node, exact, &rounds).await?;
+    Ok(rounds.values().any(|round| !round.problems.is_empty())
+        && rounds.values().all(Round::stands))
 }
 
 fn by_table(named: &[Named]) -> BTreeMap<String, Vec<Key>> {
@@ -430,6 +434,9 @@ async fn whole_table(
     if !replicated || circle.nodes().len() < 2 {
         return Ok(node.postgres.settle_suspects(&[one]).await?);
     }
+    // What was written before it was named may still be on its way to a node that holds nothing of it:
+    // until it arrives there all look the same.
+    circle.fence().await.map_err(told)?;
     let compared = super::verify::on_its_own(circle, &one.table, one.named_us()).await;
     let verdict = compared.map_err(told)?;
     let different = verdict.different.into_iter().map(|row| row.key);
