@@ -55,6 +55,8 @@ pub async fn answer(node: &Node, table: &str, ask: CompareAsk) -> anyhow::Result
         CompareAsk::Definitions(pieces, characters) => {
             CompareAnswer::Definitions(sql.definitions(&pieces, characters).await?)
         }
+        CompareAsk::Orphans(range) => CompareAnswer::Orphans(sql.orphans_in(table, &range).await?),
+        CompareAsk::OrphansAmong(keys) => CompareAnswer::Orphans(sql.orphans(table, &keys).await?),
     })
 }
 
@@ -91,6 +93,11 @@ async fn compare_all(
         super::structure::compare(&circle, &wish.tables),
         each_table((&circle, &left_out), (&kept, &wish), news)
     );
+    // Behind what was mended.
+    let compared: Vec<String> = tables.iter().map(|table| table.table.clone()).collect();
+    let known = circle.node().status.borrow().tables.replicated.clone();
+    let compared: Vec<String> = compared.into_iter().filter(|t| known.contains(t)).collect();
+    let orphans = super::orphans::look(&circle, &compared, wish.eager).await;
     let report = Report {
         schema_version: SCHEMA_VERSION,
         nodes: names,
@@ -98,6 +105,7 @@ async fn compare_all(
         tables,
         took_ms: kept.took_ms(),
         structure: Some(structure),
+        orphans: Some(orphans),
         resumable: kept.close(),
     };
     if report.finding() == Finding::Different && wish.mending != Mending::Done {

@@ -9,7 +9,7 @@ use pgaa_core::ids::{LineageId, Name, NodeId};
 use pgaa_core::join::{LeaseAnswer, LeaseAsk, StepAnswer, StepAsk};
 use pgaa_core::roster::{Roster, Tombstone};
 use pgaa_core::rows::{Mended, Moment, Referrers, Repair, RowValues, Seen};
-use pgaa_core::verify::{Definition, Digest, Key, PieceName, Pieces, Range, RowHash};
+use pgaa_core::verify::{Definition, Digest, Key, Orphans, PieceName, Pieces, Range, RowHash};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -176,6 +176,10 @@ pub enum CompareAsk {
     Pieces(Vec<String>, Option<PieceName>),
     /// These pieces, with so many characters of their definitions.
     Definitions(Vec<PieceName>, u32),
+    /// Rows of a range that refer to nothing.
+    Orphans(Range),
+    /// Those of these rows that do.
+    OrphansAmong(Vec<Key>),
 }
 
 /// The answer to it.
@@ -195,6 +199,8 @@ pub enum CompareAnswer {
     Pieces(Pieces),
     /// Pieces as far as they are there.
     Definitions(BTreeMap<PieceName, Definition>),
+    /// Rows that refer to nothing, by foreign key.
+    Orphans(Vec<Orphans>),
 }
 
 /// What a member asks another of rows that may differ.

@@ -43,7 +43,6 @@ mod tables;
 
 pub use compare::Shape;
 pub use deletes::Deletes;
-pub use foreign_keys::Orphans;
 pub use gate::{admit, set_gate};
 pub use hba::Gate;
 pub use heartbeat::Flush;

@@ -1,9 +1,10 @@
 //! The row check: nodes that change, delete and insert again each other's rows hold the same rows
 //! in the end, whatever came between them, untouched by hand.
 
+use crate::verify::verify;
 use crate::{ASSEMBLY_MAX, RECOVERY_MAX, seconds};
 use anyhow::{Context, Result, ensure};
-use pgaa_core::verify::{Finding, Report};
+use pgaa_core::verify::{Finding, OrphanRows, Report};
 use pgaa_tests::cluster::Cluster;
 use pgaa_tests::load::{
     CROSSED, Difference, Load, Rate, Workload, await_equality, create_tables, difference,
@@ -177,8 +178,58 @@ fn rows_that_refer_to_nothing_are_told() -> Result<()> {
         await_clean(cluster, &nodes)?;
         let events = a.order(&["events"])? + &b.order(&["events"])?;
         ensure!(!events.contains("1 rows of public.orders"), "{events}");
-        Ok(())
+        orphans_in_a_comparison(cluster, a, b)
     })
+}
+
+/// The rows are the same on both nodes, and a comparison tells what they lack all the same.
+fn orphans_in_a_comparison(cluster: &Cluster, a: &Node, b: &Node) -> Result<()> {
+    // On one node alone, beyond the last key of the other.
+    a.sql_unsent("insert into public.tenants values (9, 'nine', 9, 1)")?;
+    let told = |report: &Report| -> Result<Vec<OrphanRows>> {
+        let orphans = report.orphans.as_ref().context("not looked for")?;
+        ensure!(orphans.left_out.is_empty(), "{orphans:?}");
+        Ok(orphans.found.clone())
+    };
+    let report = verify(b, &["tenants"])?;
+    ensure!(report.finding() == Finding::Different, "{report:?}");
+    let found = told(&report)?;
+    let (rows, keys) = found
+        .first()
+        .map(|one| (&one.rows, &one.keys))
+        .context("none")?;
+    ensure!(rows == &[1, 2], "b and a have {rows:?}");
+    ensure!(keys == &[["2"], ["9"]], "{keys:?}");
+    a.sql_unsent("delete from public.tenants where id = 9")?;
+    let report = verify(b, &[])?;
+    ensure!(report.finding() == Finding::Open, "{report:?}");
+    let expected = OrphanRows {
+        table: "public.tenants".to_owned(),
+        constraint: "tenants_house_fkey".to_owned(),
+        parent: "public.houses".to_owned(),
+        rows: vec![1, 1],
+        more: false,
+        keys: vec![vec!["2".to_owned()]],
+    };
+    let found = told(&report)?;
+    ensure!(found == [expected], "{found:?}");
+    let output = b.ask(&["verify"])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in [
+        "ORPHANS",
+        "tenants_house_fkey",
+        "rows refer to nothing: replication",
+    ] {
+        ensure!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    a.sql("delete from public.tenants where id = 2")?;
+    cluster.eventually(seconds(30), "nothing refers to nothing", |_| {
+        let report = verify(b, &[])?;
+        ensure!(report.finding() == Finding::Equal, "{report:?}");
+        ensure!(told(&report)?.is_empty(), "{report:?}");
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// TRUNCATE tells of no row, and empties whatever is there when it arrives: what another node has

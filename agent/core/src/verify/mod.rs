@@ -7,6 +7,7 @@
 //! Must not know how a range is hashed, and must not write to any table.
 
 mod host;
+mod orphans;
 mod report;
 mod structure;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod structure_tests;
 mod tests;
 
 pub use host::{Digest, Failure, Key, Range, RowHash, Tables};
+pub use orphans::{OrphanRows, Orphans, OrphansFound, OrphansReport};
 pub use report::{
     DifferentPiece, DifferentRow, Finding, Mending, News, Report, StructureReport, TableReport,
     Wish,
@@ -28,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Rows of one range that is hashed as a whole: they take some 20 ms, ten times what asking does.
-const RANGE_ROWS: u64 = 50_000;
+pub const RANGE_ROWS: u64 = 50_000;
 
 /// A range with no more rows than this on any node is compared row by row.
 const LEAF_ROWS: u64 = 500;

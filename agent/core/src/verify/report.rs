@@ -1,5 +1,6 @@
 //! What a comparison tells people and programs.
 
+use super::OrphansReport;
 use serde::{Deserialize, Serialize};
 
 /// What is done about rows that differ.
@@ -64,6 +65,9 @@ pub struct Report {
     /// What the nodes' databases are made of; `None` in reports of agents that didn't compare it.
     #[serde(default)]
     pub structure: Option<StructureReport>,
+    /// Rows that refer to nothing; `None` in reports of agents that didn't look for them.
+    #[serde(default)]
+    pub orphans: Option<OrphansReport>,
     /// Is something left that a comparison which goes on from here would compare?
     #[serde(default)]
     pub resumable: bool,
@@ -134,7 +138,8 @@ pub struct DifferentRow {
 pub enum Finding {
     /// All compared nodes hold the same rows, and all members were compared.
     Equal,
-    /// Not everything could be compared, or the nodes' databases are made differently.
+    /// Not everything could be compared, the nodes' databases are made differently, or rows refer
+    /// to nothing.
     Open,
     /// Rows differ.
     Different,
@@ -147,7 +152,8 @@ impl Report {
         let tables = self.tables.iter().map(TableReport::finding);
         let structure = self.structure.as_ref();
         let made_alike = structure.is_none_or(StructureReport::is_equal);
-        let whole = match self.left_out.is_empty() && made_alike {
+        let refers = self.orphans.as_ref().is_none_or(OrphansReport::is_clean);
+        let whole = match self.left_out.is_empty() && made_alike && refers {
             true => Finding::Equal,
             false => Finding::Open,
         };
@@ -327,6 +333,7 @@ mod tests {
             )],
             took_ms: 1,
             structure: None,
+            orphans: None,
             resumable: false,
         };
         assert_eq!(report.finding(), Finding::Equal);
@@ -350,6 +357,18 @@ mod tests {
         });
         assert_eq!(report.finding(), Finding::Open, "not compared");
         report.structure = None;
+        report.orphans = Some(OrphansReport::default());
+        assert_eq!(
+            report.finding(),
+            Finding::Equal,
+            "nothing refers to nothing"
+        );
+        report.orphans = Some(OrphansReport {
+            left_out: vec!["public.t: why".to_owned()],
+            ..OrphansReport::default()
+        });
+        assert_eq!(report.finding(), Finding::Open, "not looked through");
+        report.orphans = None;
         report.left_out.push("c does not answer".to_owned());
         assert_eq!(report.finding(), Finding::Open);
         report.left_out.clear();

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod conflicts;
 pub mod lost;
 pub mod members;
+mod orphans;
 pub mod outcome;
 mod page;
 pub mod proof;

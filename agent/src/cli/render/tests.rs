@@ -170,6 +170,7 @@ fn a_comparison_that_found_something() {
         ],
         took_ms: 7_300,
         structure: None,
+        orphans: None,
         resumable: true,
     };
     for columns in [80, 100] {
@@ -180,7 +181,7 @@ fn a_comparison_that_found_something() {
 
 #[test]
 fn a_comparison_of_databases_that_are_made_differently() {
-    use pgaa_core::verify::{DifferentPiece, Report, StructureReport};
+    use pgaa_core::verify::{DifferentPiece, OrphanRows, OrphansReport, Report, StructureReport};
     let piece = |kind: &str, name: &str, held: &str, definitions: &[&str]| DifferentPiece {
         kind: kind.to_owned(),
         name: name.to_owned(),
@@ -217,6 +218,18 @@ fn a_comparison_of_databases_that_are_made_differently() {
         ],
         more: 3,
     };
+    let keys = (1..=7).map(|key| vec!["eu".to_owned(), key.to_string()]);
+    let orphans = OrphansReport {
+        found: vec![OrphanRows {
+            table: "public.tenants".to_owned(),
+            constraint: "tenants_house_fkey".to_owned(),
+            parent: "public.houses".to_owned(),
+            rows: vec![1_000, 0, 7],
+            more: true,
+            keys: keys.collect(),
+        }],
+        left_out: vec!["public.orders: c does not answer".to_owned()],
+    };
     let report = Report {
         schema_version: 1,
         nodes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
@@ -224,6 +237,7 @@ fn a_comparison_of_databases_that_are_made_differently() {
         tables: Vec::new(),
         took_ms: 2_300,
         structure: Some(structure),
+        orphans: Some(orphans),
         resumable: false,
     };
     for columns in [80, 100] {

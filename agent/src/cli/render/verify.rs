@@ -1,6 +1,6 @@
 //! The outcome of a comparison of all nodes.
 
-use super::{Align, Page, Table, Tint, structure, words};
+use super::{Align, Page, Table, Tint, orphans, structure, words};
 use pgaa_core::verify::{Finding, Report, TableReport};
 
 /// Rows of one table that are shown at most; `-o json` has them all.
@@ -34,6 +34,9 @@ pub fn write(page: &mut Page, report: &Report) {
     if let Some(report) = &report.structure {
         structure::write(page, report);
     }
+    if let Some(found) = &report.orphans {
+        orphans::write(page, found, &report.nodes);
+    }
     for text in &report.left_out {
         page.gap();
         page.paragraph("not compared  ", Tint::Odd, text);
@@ -47,6 +50,9 @@ pub fn write(page: &mut Page, report: &Report) {
     }
     if let Some(report) = &report.structure {
         structure::advise(page, report);
+    }
+    if let Some(found) = &report.orphans {
+        orphans::advise(page, found);
     }
     if report.finding() == Finding::Different {
         let told = report.tables.iter().flat_map(|table| &table.different);

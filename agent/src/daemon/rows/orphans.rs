@@ -3,11 +3,10 @@
 
 use crate::daemon::node::Node;
 use crate::events::Severity;
-use crate::postgres::Orphans;
 use log::warn;
 use pgaa_core::rows::Round;
 use pgaa_core::time::Mono;
-use pgaa_core::verify::Key;
+use pgaa_core::verify::{Key, Orphans};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

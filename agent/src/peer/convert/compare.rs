@@ -1,8 +1,8 @@
 //! What members ask one another to compare rows.
 
-use super::{Taken, bad, counted, node, node_out, required, structure};
+use super::{TEXT_BYTES_MAX, Taken, bad, counted, node, node_out, required, structure};
 use crate::peer::types::{CompareAnswer, CompareAsk, Refusal};
-use pgaa_core::verify::{Digest, Key, Range};
+use pgaa_core::verify::{Digest, Key, Orphans, Range};
 use pgaa_proto::v1 as wire;
 use wire::compare_reply::Reply;
 use wire::compare_request::Ask;
@@ -72,6 +72,11 @@ pub(in crate::peer) fn compare_ask(request: wire::CompareRequest) -> Taken<(Stri
         Ask::Heartbeats(wire::FenceAsk {}) => CompareAsk::Heartbeats,
         Ask::Pieces(asked) => structure::pieces_ask(asked)?,
         Ask::Definitions(asked) => structure::definitions_ask(asked)?,
+        Ask::Orphans(asked) => CompareAsk::Orphans(range(asked)?),
+        Ask::OrphansAmong(wire::KeysAsk { keys }) => {
+            let keys = counted("compare.keys", keys)?;
+            CompareAsk::OrphansAmong(keys.into_iter().map(key).collect::<Taken<_>>()?)
+        }
     };
     Ok((request.table, ask))
 }
@@ -98,10 +103,37 @@ pub(in crate::peer) fn compare_ask_out(table: &str, ask: &CompareAsk) -> wire::C
             pieces: pieces.iter().map(structure::name_out).collect(),
             characters: *characters,
         }),
+        CompareAsk::Orphans(asked) => Ask::Orphans(range_out(asked)),
+        CompareAsk::OrphansAmong(keys) => Ask::OrphansAmong(wire::KeysAsk {
+            keys: keys.iter().map(key_out).collect(),
+        }),
     };
     wire::CompareRequest {
         table: table.to_owned(),
         ask: Some(ask),
+    }
+}
+
+fn orphans(found: wire::Orphans) -> Taken<Orphans> {
+    let names = [&found.constraint, &found.table, &found.parent];
+    if names.iter().any(|name| name.len() > TEXT_BYTES_MAX) {
+        return bad("compare.orphans", "has a name that is too long");
+    }
+    let keys = counted("compare.orphans.keys", found.keys)?;
+    Ok(Orphans {
+        constraint: found.constraint,
+        table: found.table,
+        parent: found.parent,
+        keys: keys.into_iter().map(key).collect::<Taken<_>>()?,
+    })
+}
+
+fn orphans_out(found: &Orphans) -> wire::Orphans {
+    wire::Orphans {
+        constraint: found.constraint.clone(),
+        table: found.table.clone(),
+        parent: found.parent.clone(),
+        keys: found.keys.iter().map(key_out).collect(),
     }
 }
 
@@ -130,6 +162,10 @@ pub(in crate::peer) fn compare_answer(reply: wire::CompareReply) -> Taken<Compar
         }
         Reply::Pieces(pieces) => CompareAnswer::Pieces(structure::pieces(pieces)?),
         Reply::Definitions(answer) => CompareAnswer::Definitions(structure::definitions(answer)?),
+        Reply::Orphans(wire::AllOrphans { keys }) => {
+            let keys = counted("compare.orphans", keys)?;
+            CompareAnswer::Orphans(keys.into_iter().map(orphans).collect::<Taken<_>>()?)
+        }
     })
 }
 
@@ -168,6 +204,9 @@ pub(in crate::peer) fn compare_answer_out(answer: &CompareAnswer) -> wire::Compa
         CompareAnswer::Definitions(answer) => {
             Reply::Definitions(structure::definitions_out(answer))
         }
+        CompareAnswer::Orphans(found) => Reply::Orphans(wire::AllOrphans {
+            keys: found.iter().map(orphans_out).collect(),
+        }),
     };
     wire::CompareReply { reply: Some(reply) }
 }

@@ -222,6 +222,12 @@ async fn questions_about_rows_keep_every_field() {
     let arrived = BTreeMap::from([(one.node, u64::MAX)]);
     let heartbeats = asked(CompareAsk::Heartbeats).await.unwrap();
     assert_eq!(heartbeats, CompareAnswer::Heartbeats(arrived));
+    let expected = CompareAnswer::Orphans(vec![orphans([key("a"), key("b")].into_iter())]);
+    let found = asked(CompareAsk::Orphans(range.clone())).await.unwrap();
+    assert_eq!(found, expected);
+    let keys = vec![key("a"), key("b")];
+    let found = asked(CompareAsk::OrphansAmong(keys)).await.unwrap();
+    assert_eq!(found, expected);
     let endless = CompareAsk::Look(vec![vec!["x".repeat(20_000)]]);
     let refused = asked(endless).await;
     assert!(

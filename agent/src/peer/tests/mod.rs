@@ -18,7 +18,7 @@ use pgaa_core::record::Endpoints;
 use pgaa_core::roster::{Decree, FoundingMember, Roster};
 use pgaa_core::rows::{Mended, Moment, Referrers, Repair, Seen, Stamp, Version};
 use pgaa_core::time::Wall;
-use pgaa_core::verify::{Definition, Digest, Key};
+use pgaa_core::verify::{Definition, Digest, Key, Orphans};
 use ring::rand::SystemRandom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -259,6 +259,12 @@ impl MeshHost for Host {
                 let defined = pieces.into_iter().map(|piece| (piece, one("\u{1}\n")));
                 CompareAnswer::Definitions(defined.collect())
             }
+            CompareAsk::Orphans(range) => {
+                CompareAnswer::Orphans(vec![orphans(range.after.into_iter().chain(range.upto))])
+            }
+            CompareAsk::OrphansAmong(keys) => {
+                CompareAnswer::Orphans(vec![orphans(keys.into_iter())])
+            }
         })
     }
 
@@ -310,6 +316,15 @@ fn moment() -> Moment {
     Moment {
         run: u64::MAX,
         at_ms: 3,
+    }
+}
+
+fn orphans(keys: impl Iterator<Item = Key>) -> Orphans {
+    Orphans {
+        constraint: "c".to_owned(),
+        table: "t".to_owned(),
+        parent: "p".to_owned(),
+        keys: keys.collect(),
     }
 }
 

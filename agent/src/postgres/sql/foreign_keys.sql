@@ -4,7 +4,9 @@
 -- that refers, the table that is referred to, and a query ($1 text[], all
 -- columns of the first primary key of that table, of the second, ...) for primary keys of rows that
 -- refer to nothing: among those of these keys, or among those that refer to these keys. A foreign key
--- to other columns than the primary key is not looked at from that side. Reads only.
+-- to other columns than the primary key is not looked at from that side. Then, for the foreign keys of
+-- the table, a query ($1 text[] key behind which, $2 text[] last key) for those in a range of
+-- its keys; NULL for the foreign keys to it. Reads only.
 WITH it AS (
     SELECT c.oid, c.relispartition
       FROM pg_catalog.pg_class AS c
@@ -40,6 +42,10 @@ WITH it AS (
            pg_catalog.string_agg(pg_catalog.format('($1::text[])[%s + w.i * %s]::%s', p.place,
                x.indnkeyatts, pg_catalog.format_type(a.atttypid, a.atttypmod)), ', '
                ORDER BY p.place) AS given,
+           pg_catalog.string_agg(pg_catalog.format('($1::text[])[%s]::%s', p.place,
+               pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY p.place) AS after,
+           pg_catalog.string_agg(pg_catalog.format('($2::text[])[%s]::%s', p.place,
+               pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY p.place) AS upto,
            pg_catalog.format('generate_series(0, coalesce(array_length($1::text[], 1), 0) / %s - 1) '
                'AS w(i)', max(x.indnkeyatts)) AS asked
       FROM pg_catalog.pg_index AS x
@@ -72,7 +78,12 @@ SELECT k.conname::text, c.name, p.name,
            CASE WHEN k.referred THEN r.names ELSE child.names END,
            CASE WHEN k.referred THEN parent.given ELSE child.given END,
            CASE WHEN k.referred THEN parent.asked ELSE child.asked END,
-           pairs.whole, p.name, pairs.same)
+           pairs.whole, p.name, pairs.same),
+       CASE WHEN NOT k.referred THEN pg_catalog.format('SELECT ARRAY[%s] FROM %s AS c '
+           'WHERE ($1::text[] IS NULL OR (%s) > (%s)) AND ($2::text[] IS NULL OR (%s) <= (%s)) AND %s '
+           'AND NOT EXISTS (SELECT FROM %s AS p WHERE %s) LIMIT 1000',
+           child.texts, c.name, child.names, child.after, child.names, child.upto,
+           pairs.whole, p.name, pairs.same) END
   FROM keys AS k
   JOIN pairs ON pairs.oid = k.oid AND pairs.referred = k.referred
   JOIN names AS c ON c.oid = k.conrelid
