@@ -46,10 +46,13 @@ impl Postgres {
         let name = after.map(|piece| piece.name.as_str());
         let limit = i64::try_from(PAGE_MAX + 1).unwrap_or(i64::MAX);
         let excluded = &self.inner.excluded_schemas;
+        let mesh = &self.inner.mesh_role;
         let rows = session
             .rows(
                 &sql,
-                &[excluded, &tables, &none, &none, &kind, &name, &limit, &0],
+                &[
+                    excluded, &tables, &none, &none, &kind, &name, &limit, &0, mesh,
+                ],
             )
             .await?;
         let (mut pieces, mut bytes) = (BTreeMap::new(), 0);
@@ -94,6 +97,7 @@ impl Postgres {
         let limit = i64::try_from(pieces.len()).unwrap_or(i64::MAX);
         let characters = i32::try_from(characters.min(CHARACTERS_MAX)).unwrap_or(0);
         let excluded = &self.inner.excluded_schemas;
+        let mesh = &self.inner.mesh_role;
         let rows = session
             .rows(
                 &sql,
@@ -106,6 +110,7 @@ impl Postgres {
                     &none,
                     &limit,
                     &characters,
+                    mesh,
                 ],
             )
             .await?;

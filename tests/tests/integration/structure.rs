@@ -13,6 +13,10 @@ use std::collections::BTreeSet;
 const MADE: &str = "
     create extension hstore;
     create role app;
+    create role clerk login password 'kept by nobody';
+    create role boss;
+    grant boss to clerk;
+    alter role clerk set work_mem = '8MB';
     create schema stock authorization app;
     create type stock.state as enum ('new', 'old');
     create domain stock.percent as int constraint bound check (value <= 100);
@@ -41,13 +45,26 @@ const MADE: &str = "
     create policy own on stock.items for select to app using (price < 100);
     grant select, update on stock.items to app;
     grant insert (name) on stock.items to app;
-    grant usage on sequence stock.numbers to app;";
+    grant usage on sequence stock.numbers to app;
+    alter default privileges for role boss in schema stock grant select on tables to app;
+    create statistics stock.related on name, price from stock.items;
+    create collation stock.plain (locale = 'C');
+    create text search configuration stock.search (copy = simple);
+    create operator stock.=== (leftarg = int, rightarg = int, function = int4eq);
+    create cast (stock.state as bigint) with inout;";
 
 /// One difference of each kind on one node or two, and how it is named: with a letter for each of
 /// a, b, c.
 const ON_A: &str = "
+    alter role clerk set work_mem = '16MB';
+    drop cast (stock.state as bigint);
+    alter default privileges for role boss in schema stock grant insert on tables to app;
     create function stock.only_here() returns int language sql as 'select 1';";
 const ON_B: &str = "
+    create role guest; grant boss to guest;
+    revoke boss from clerk;
+    drop statistics stock.related;
+    drop operator stock.=== (int, int);
     drop index stock.items_by_name;
     alter table stock.items alter name set default 'nothing';
     alter table stock.items drop constraint items_named;
@@ -62,6 +79,10 @@ const ON_B: &str = "
     create table stock.parts_new partition of stock.parts
         for values from ('2025-01-01') to ('2030-01-01');";
 const ON_C: &str = "
+    alter role clerk createdb;
+    alter database shop connection limit 90;
+    alter text search configuration stock.search drop mapping for email;
+    drop collation stock.plain; create collation stock.plain (locale = 'POSIX');
     alter table stock.items add extra int;
     alter table stock.items disable trigger touch;
     drop policy own on stock.items;
@@ -71,7 +92,18 @@ const ON_C: &str = "
     alter sequence stock.numbers increment by 7;
     alter table stock.parts owner to app;
     create schema extra create table things (id int primary key, name text);";
-const NAMED: [&str; 20] = [
+const NAMED: [&str; 31] = [
+    "cast stock.state as bigint -AA",
+    "collation stock.plain AAB",
+    "database shop AAB",
+    "default privileges of boss in stock on tables to app ABB",
+    "membership clerk in boss A-A",
+    "operator stock.=== (integer, integer) A-A",
+    "role clerk AAB",
+    "role guest -A-",
+    "setting work_mem of role clerk ABB",
+    "statistics stock.related A-A",
+    "text search stock.search AAB",
     "column stock.items.extra --A",
     "column stock.items.name ABA",
     "constraint stock.items.items_named A-A",
@@ -97,9 +129,16 @@ const AND_VIEW: &str = "view stock.cheap A-A";
 
 /// What makes them alike again.
 const AGAIN_A: &str = "
+    alter role clerk set work_mem = '8MB';
+    create cast (stock.state as bigint) with inout;
+    alter default privileges for role boss in schema stock revoke insert on tables from app;
     drop function stock.only_here();
     alter type stock.state add value 'broken';";
 const AGAIN_B: &str = "
+    drop role guest;
+    grant boss to clerk;
+    create statistics stock.related on name, price from stock.items;
+    create operator stock.=== (leftarg = int, rightarg = int, function = int4eq);
     drop event trigger watch;
     create index items_by_name on stock.items (name);
     alter table stock.items alter name set default 'none';
@@ -113,6 +152,10 @@ const AGAIN_B: &str = "
     drop extension citext;
     drop table stock.parts_new;";
 const AGAIN_C: &str = "
+    alter role clerk nocreatedb;
+    alter database shop connection limit -1;
+    alter text search configuration stock.search add mapping for email with simple;
+    drop collation stock.plain; create collation stock.plain (locale = 'C');
     alter table stock.items drop extra;
     alter table stock.items enable trigger touch;
     create policy own on stock.items for select to app using (price < 100);
@@ -181,6 +224,7 @@ fn what_nodes_are_made_of_differently_is_named_and_nothing_else() -> Result<()> 
                 || name.contains(" stock.items_")
                 || name.contains("table stock.items")
                 || name.contains("table stock.parts ")
+                || name.contains("stock.related")
         };
         let wanted = expected(of_tables);
         ensure!(found == wanted, "{found:#?} instead of {wanted:#?}");

@@ -30,7 +30,9 @@ const CHARACTERS_MAX: u32 = 10_000;
 const LOOKS: u32 = 6;
 
 /// What is told first: others are parts of it.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 11] = [
+    "role",
+    "database",
     "schema",
     "extension",
     "type",

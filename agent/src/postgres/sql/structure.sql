@@ -5,12 +5,14 @@
 --     where it is null;
 --   $3 text[], $4 text[]: kinds and names of the pieces that are asked for; all where null;
 --   $5 text, $6 text: kind and name behind which the page begins; null for the beginning;
---   $7 int8: pieces of a page; $8 int4: so much of a definition, characters.
+--   $7 int8: pieces of a page; $8 int4: so much of a definition, characters;
+--   $9 text: the role that other nodes log in with, which is left out.
 -- Columns: kind, name, the hashes, the definition's beginning (only where pieces are asked for),
 -- and what it is a part of ("kind name" each): without that it can't be there.
 -- Left out: members of extensions, temporary objects, what partitions have from their parents,
 -- indexes of constraints, what pglogical and the agent add, how rows are stored. Of a
--- sequence: where it starts and stands, which the agent sets on each node. Reads only.
+-- sequence: where it starts and stands, which the agent sets on each node. Of a role: its password, of
+-- which only the kind is looked at: the same password has another hash wherever it was set. Reads only.
 WITH spaces AS (
     SELECT n.oid, n.nspname, n.nspowner, n.nspacl, pg_catalog.quote_ident(n.nspname) AS name
       FROM pg_catalog.pg_namespace AS n
@@ -90,6 +92,49 @@ WITH spaces AS (
        AND (y.typtype IN ('e', 'd', 'r') OR (y.typtype = 'c' AND c.relkind = 'c'))
        AND NOT EXISTS (SELECT FROM members AS e
                         WHERE e.classid = 'pg_catalog.pg_type'::regclass AND e.objid = y.oid)
+), roles AS (
+    SELECT r.*, pg_catalog.quote_ident(r.rolname) AS name
+      FROM pg_catalog.pg_authid AS r
+     WHERE $2::text[] IS NULL AND r.rolname !~ '^pg_' AND r.rolname <> $9
+), here AS (
+    SELECT d.*, pg_catalog.quote_ident(d.datname) AS name
+      FROM pg_catalog.pg_database AS d
+     WHERE $2::text[] IS NULL AND d.datname = pg_catalog.current_database()
+), collations AS (
+    SELECT l.*, 'schema ' || s.name AS space, pg_catalog.format('%I.%I', s.nspname, l.collname) AS name
+      FROM pg_catalog.pg_collation AS l
+      JOIN spaces AS s ON s.oid = l.collnamespace
+     WHERE $2::text[] IS NULL
+       AND NOT EXISTS (SELECT FROM members AS e
+                        WHERE e.classid = 'pg_catalog.pg_collation'::regclass AND e.objid = l.oid)
+), searches AS (
+    SELECT f.*, 'schema ' || s.name AS space, pg_catalog.format('%I.%I', s.nspname, f.cfgname) AS name
+      FROM pg_catalog.pg_ts_config AS f
+      JOIN spaces AS s ON s.oid = f.cfgnamespace
+     WHERE $2::text[] IS NULL
+       AND NOT EXISTS (SELECT FROM members AS e
+                        WHERE e.classid = 'pg_catalog.pg_ts_config'::regclass AND e.objid = f.oid)
+), dictionaries AS (
+    SELECT d.*, 'schema ' || s.name AS space, pg_catalog.format('%I.%I', s.nspname, d.dictname) AS name
+      FROM pg_catalog.pg_ts_dict AS d
+      JOIN spaces AS s ON s.oid = d.dictnamespace
+     WHERE $2::text[] IS NULL
+       AND NOT EXISTS (SELECT FROM members AS e
+                        WHERE e.classid = 'pg_catalog.pg_ts_dict'::regclass AND e.objid = d.oid)
+), operators AS (
+    SELECT o.*, 'schema ' || s.name AS space, pg_catalog.format('%I.%s (%s, %s)', s.nspname, o.oprname,
+               CASE WHEN o.oprleft = 0 THEN 'none' ELSE pg_catalog.format_type(o.oprleft, NULL) END,
+               pg_catalog.format_type(o.oprright, NULL)) AS name
+      FROM pg_catalog.pg_operator AS o
+      JOIN spaces AS s ON s.oid = o.oprnamespace
+     WHERE $2::text[] IS NULL
+       AND NOT EXISTS (SELECT FROM members AS e
+                        WHERE e.classid = 'pg_catalog.pg_operator'::regclass AND e.objid = o.oid)
+), estimates AS (
+    SELECT x.*, t.piece, pg_catalog.format('%I.%I', n.nspname, x.stxname) AS name
+      FROM pg_catalog.pg_statistic_ext AS x
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = x.stxnamespace
+      JOIN tables AS t ON t.oid = x.stxrelid
 ), owned AS (
     SELECT 'schema ' || s.name AS piece, s.nspowner AS owner, s.nspacl AS acl, 'n'::"char" AS type
       FROM spaces AS s
@@ -104,9 +149,19 @@ WITH spaces AS (
     SELECT 'function ' || f.name, f.proowner, f.proacl, 'f' FROM functions AS f
      UNION ALL
     SELECT 'type ' || y.name, y.typowner, y.typacl, 'T' FROM types AS y
+     UNION ALL
+    SELECT 'database ' || d.name, d.datdba, d.datacl, 'd' FROM here AS d
+     UNION ALL
+    -- Of these nothing can be granted.
+    SELECT o.piece, o.owner, NULL, '-'
+      FROM (SELECT 'collation ' || l.name, l.collowner FROM collations AS l
+             UNION ALL SELECT 'text search ' || f.name, f.cfgowner FROM searches AS f
+             UNION ALL SELECT 'dictionary ' || d.name, d.dictowner FROM dictionaries AS d
+             UNION ALL SELECT 'operator ' || p.name, p.oprowner FROM operators AS p
+             UNION ALL SELECT 'statistics ' || x.name, x.stxowner FROM estimates AS x) AS o(piece, owner)
 ), granted AS (
     SELECT o.piece, o.owner, coalesce(o.acl, pg_catalog.acldefault(o.type, o.owner)) AS acl
-      FROM owned AS o
+      FROM owned AS o WHERE o.type <> '-'
      UNION ALL
     SELECT 'column ' || k.name, k.relowner, k.attacl FROM columns AS k WHERE k.attacl IS NOT NULL
 ), pieces(kind, name, definition, within) AS (
@@ -259,6 +314,99 @@ WITH spaces AS (
      WHERE $2::text[] IS NULL AND n.nspname NOT IN ('pglogical', 'pgaa')
        AND NOT EXISTS (SELECT FROM members AS e
                         WHERE e.classid = 'pg_catalog.pg_event_trigger'::regclass AND e.objid = g.oid)
+     UNION ALL
+    SELECT 'role', r.name, pg_catalog.concat_ws(' ',
+               CASE WHEN r.rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END,
+               CASE WHEN r.rolsuper THEN 'SUPERUSER' END,
+               CASE WHEN r.rolcreatedb THEN 'CREATEDB' END,
+               CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
+               CASE WHEN NOT r.rolinherit THEN 'NOINHERIT' END,
+               CASE WHEN r.rolreplication THEN 'REPLICATION' END,
+               CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
+               'CONNECTION LIMIT ' || nullif(r.rolconnlimit, -1),
+               'VALID UNTIL ' || pg_catalog.quote_literal(r.rolvaliduntil::text),
+               CASE WHEN r.rolpassword LIKE 'SCRAM-SHA-256$%' THEN 'with a password (SCRAM)'
+                    WHEN r.rolpassword IS NOT NULL THEN 'with a password (MD5)' END), '{}'
+      FROM roles AS r
+     UNION ALL
+    SELECT 'membership', pg_catalog.format('%s in %s', m.name, g.name),
+           CASE WHEN pg_catalog.bool_or(a.admin_option) THEN 'with admin option' ELSE 'without admin option' END,
+           ARRAY['role ' || m.name, 'role ' || g.name]
+      FROM pg_catalog.pg_auth_members AS a
+      JOIN roles AS m ON m.oid = a.member
+      JOIN (SELECT q.oid, pg_catalog.quote_ident(q.rolname) AS name
+              FROM pg_catalog.pg_roles AS q) AS g ON g.oid = a.roleid
+     GROUP BY m.name, g.name
+     UNION ALL
+    SELECT 'setting', pg_catalog.format('%s of %s', pg_catalog.split_part(c.item, '=', 1),
+               pg_catalog.concat_ws(' in ', 'role ' || r.name,
+                   CASE WHEN v.setdatabase <> 0 THEN 'database ' || d.name END)),
+           pg_catalog.substr(c.item, pg_catalog.strpos(c.item, '=') + 1),
+           ARRAY['role ' || r.name]
+      FROM here AS d
+      JOIN pg_catalog.pg_db_role_setting AS v ON v.setdatabase IN (0, d.oid)
+      LEFT JOIN roles AS r ON r.oid = v.setrole
+     CROSS JOIN LATERAL pg_catalog.unnest(v.setconfig) AS c(item)
+     WHERE v.setrole = 0 OR r.oid IS NOT NULL
+     UNION ALL
+    SELECT 'default privileges', pg_catalog.format('of %s%s on %s to %s', r.name,
+               CASE WHEN s.oid IS NOT NULL THEN ' in ' || s.name ELSE '' END,
+               CASE f.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences'
+                    WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas'
+                    ELSE f.defaclobjtype::text END,
+               CASE WHEN x.grantee = 0 THEN 'PUBLIC' WHEN x.grantee = f.defaclrole THEN 'its owner'
+                    ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END),
+           pg_catalog.string_agg(DISTINCT (x.privilege_type || CASE WHEN x.is_grantable
+               THEN ' with grant option' ELSE '' END) COLLATE "C", ', '),
+           ARRAY['role ' || r.name, 'schema ' || s.name]
+      FROM pg_catalog.pg_default_acl AS f
+      JOIN roles AS r ON r.oid = f.defaclrole
+      LEFT JOIN spaces AS s ON s.oid = f.defaclnamespace
+     CROSS JOIN LATERAL pg_catalog.aclexplode(f.defaclacl) AS x
+     WHERE f.defaclnamespace = 0 OR s.oid IS NOT NULL
+     GROUP BY r.name, s.oid, s.name, f.defaclobjtype, x.grantee, f.defaclrole
+     UNION ALL
+    SELECT 'statistics', x.name, pg_catalog.pg_get_statisticsobjdef(x.oid)
+               || CASE WHEN x.stxstattarget >= 0 THEN ' target ' || x.stxstattarget ELSE '' END,
+           ARRAY[x.piece]
+      FROM estimates AS x
+     UNION ALL
+    SELECT 'database', d.name, pg_catalog.concat_ws(' ', pg_catalog.pg_encoding_to_char(d.encoding),
+               'collate', d.datcollate, 'ctype', d.datctype, 'provider', d.datlocprovider, d.daticulocale,
+               'connection limit ' || nullif(d.datconnlimit, -1)), '{}'
+      FROM here AS d
+     UNION ALL
+    SELECT 'collation', l.name, pg_catalog.concat_ws(' ', 'provider', l.collprovider, l.collcollate,
+               l.collctype, l.colliculocale, CASE WHEN NOT l.collisdeterministic THEN 'not deterministic' END),
+           ARRAY[l.space]
+      FROM collations AS l
+     UNION ALL
+    SELECT 'text search', f.name, pg_catalog.concat_ws(' ', 'parser',
+               (SELECT r.prsname FROM pg_catalog.pg_ts_parser AS r WHERE r.oid = f.cfgparser),
+               (SELECT pg_catalog.string_agg(pg_catalog.format('%s: %s', m.maptokentype,
+                           m.mapdict::regdictionary), ', ' ORDER BY m.maptokentype, m.mapseqno)
+                  FROM pg_catalog.pg_ts_config_map AS m WHERE m.mapcfg = f.oid)),
+           ARRAY[f.space]
+      FROM searches AS f
+     UNION ALL
+    SELECT 'dictionary', d.name, pg_catalog.concat_ws(' ', t.tmplname, d.dictinitoption), ARRAY[d.space]
+      FROM dictionaries AS d
+      JOIN pg_catalog.pg_ts_template AS t ON t.oid = d.dicttemplate
+     UNION ALL
+    SELECT 'operator', o.name, pg_catalog.concat_ws(' ', o.oprcode::regproc,
+               'commutator ' || nullif(o.oprcom, 0)::regoperator, 'negator ' || nullif(o.oprnegate, 0)::regoperator,
+               'restrict ' || nullif(o.oprrest, 0)::regproc, 'join ' || nullif(o.oprjoin, 0)::regproc,
+               CASE WHEN o.oprcanhash THEN 'hashes' END, CASE WHEN o.oprcanmerge THEN 'merges' END),
+           ARRAY[o.space]
+      FROM operators AS o
+     UNION ALL
+    SELECT 'cast', pg_catalog.format('%s as %s', pg_catalog.format_type(k.castsource, NULL),
+               pg_catalog.format_type(k.casttarget, NULL)),
+           pg_catalog.concat_ws(' ', k.castmethod, k.castcontext, nullif(k.castfunc, 0)::regprocedure), '{}'
+      FROM pg_catalog.pg_cast AS k
+     WHERE $2::text[] IS NULL AND k.oid >= 16384
+       AND NOT EXISTS (SELECT FROM members AS e
+                        WHERE e.classid = 'pg_catalog.pg_cast'::regclass AND e.objid = k.oid)
      UNION ALL
     SELECT 'owner', o.piece, pg_catalog.pg_get_userbyid(o.owner)::text, ARRAY[o.piece] FROM owned AS o
      UNION ALL
