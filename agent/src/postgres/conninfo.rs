@@ -1,8 +1,9 @@
-//! The one place that writes libpq connection strings.
+//! The one place that writes libpq connection strings, and reads its own.
 //!
 //! Knows libpq's quoting and nothing of the mesh's state. Never writes a password.
 
 use pgaa_core::ids::NodeId;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use thiserror::Error;
@@ -114,30 +115,30 @@ pub fn local(
     ])
 }
 
+/// The words of a connection string that was written here.
+pub(super) fn words(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut rest = text.chars().peekable();
+    while rest.peek().is_some() {
+        let keyword: String = rest.by_ref().take_while(|c| *c != '=').collect();
+        // The quote.
+        rest.next();
+        let mut value = String::new();
+        while let Some(c) = rest.next() {
+            match c {
+                '\\' => value.extend(rest.next()),
+                '\'' => break,
+                other => value.push(other),
+            }
+        }
+        found.insert(keyword.trim().to_owned(), value);
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-
-    /// Reads a connection string as libpq's `conninfo_parse` does.
-    fn parse(text: &str) -> BTreeMap<String, String> {
-        let mut found = BTreeMap::new();
-        let mut rest = text.chars().peekable();
-        while rest.peek().is_some() {
-            let keyword: String = rest.by_ref().take_while(|c| *c != '=').collect();
-            assert_eq!(rest.next(), Some('\''));
-            let mut value = String::new();
-            while let Some(c) = rest.next() {
-                match c {
-                    '\\' => value.extend(rest.next()),
-                    '\'' => break,
-                    other => value.push(other),
-                }
-            }
-            found.insert(keyword.trim().to_owned(), value);
-        }
-        found
-    }
 
     #[test]
     fn odd_values_come_back_as_they_were() {
@@ -155,7 +156,7 @@ mod tests {
             "\\'",
         ] {
             let text = local(Path::new("/run/x y"), 5432, odd, odd).unwrap();
-            let found = parse(&text);
+            let found = words(&text);
             assert_eq!(found["dbname"], odd);
             assert_eq!(found["user"], odd);
             assert_eq!(found["host"], "/run/x y");
@@ -181,7 +182,7 @@ mod tests {
             key: Path::new("/k"),
             ca: Path::new("/a"),
         };
-        let found = parse(&remote.conninfo().unwrap());
+        let found = words(&remote.conninfo().unwrap());
         assert_eq!(found["host"], "00000000-0000-0000-0000-000000000007.pgaa");
         assert_eq!(found["hostaddr"], "::1");
         assert_eq!(found["port"], "6150");

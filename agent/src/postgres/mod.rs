@@ -1,8 +1,8 @@
 //! The local PostgreSQL: the only place that contains SQL.
 //!
 //! Statements lie in `sql/`, one a file; names that SQL can't bind are quoted by the server's own
-//! `format('%I')`. Speaks over the Unix socket, never to another node's server: every node makes
-//! its own slots and subscriptions. Decides nothing.
+//! `format('%I')`. Speaks over the Unix socket, and to another node's server only to copy from it
+//! (`source`): every node makes its own slots and subscriptions. Decides nothing.
 
 mod archiver;
 pub mod audit;
@@ -40,6 +40,7 @@ mod source;
 mod structure;
 mod suspects;
 mod tables;
+mod wire;
 
 pub use compare::Shape;
 pub use deletes::Deletes;
@@ -57,8 +58,9 @@ pub use rows::Authors;
 pub use sequences::{SequenceFix, step};
 pub use server::{Restart, restart, start_by_systemd};
 pub use session::{Place, SqlError};
-pub use source::{CopyOut, Snapshot, Source, SourceError, SourceTable};
+pub use source::{Reader, Snapshot, Source, SourceError, SourceTable};
 pub use suspects::Named;
+pub use wire::{Refusal, WireError};
 
 use crate::config::Settings;
 use pgaa_core::time::Mono;

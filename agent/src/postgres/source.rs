@@ -1,16 +1,21 @@
-//! The server that a joiner copies from, through PostgreSQL's own client programs: they speak
-//! TLS with the files the server itself uses, and pg_dump knows every kind of object.
+//! The server that a joiner copies from. Rows come by PostgreSQL's own protocol, through the agent;
+//! structure through PostgreSQL's client programs: pg_dump knows every kind of object. Both are
+//! reached by the same connection string, with the files that the server itself uses for TLS.
 //!
 //! Must not know the join protocol: `daemon::join` does.
 
+use super::conninfo;
+use super::session::APPLICATION_NAME;
+use super::wire::{Wire, WireError};
 use crate::config::Settings;
+use bytes::Bytes;
 use pgaa_core::ids::Lsn;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use thiserror::Error;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 
 /// Indexes and constraints that are made side by side at most.
 const RESTORE_JOBS_MAX: usize = 4;
@@ -38,9 +43,12 @@ fn index_builds() -> (usize, String) {
     (jobs, format!("-c maintenance_work_mem={share_mb}MB"))
 }
 
-/// A client program failed.
+/// The server did not do what it was asked, or a client program failed.
 #[derive(Debug, Error)]
 pub enum SourceError {
+    /// The server.
+    #[error(transparent)]
+    Wire(#[from] WireError),
     /// It could not be run.
     #[error("{} can't be run; is the PostgreSQL client installed there?", program.display())]
     Run {
@@ -57,11 +65,11 @@ pub enum SourceError {
         /// What it printed.
         complaint: String,
     },
-    /// It printed something that doesn't fit.
-    #[error("{program} printed {found:?}, which is not what was asked for")]
+    /// One of them answered something that doesn't fit.
+    #[error("{who} answered {found:?}, which is not what was asked for")]
     Unexpected {
         /// Which.
-        program: &'static str,
+        who: &'static str,
         /// What.
         found: String,
     },
@@ -89,14 +97,18 @@ pub struct Source {
     local: String,
 }
 
-/// A snapshot of the source that lasts as long as this value: its session is a child process.
+/// A snapshot of the source that lasts as long as this value.
 pub struct Snapshot {
     /// Its name.
     pub name: String,
     /// The position of the slot that was made with it.
     pub position: Lsn,
-    _session: Child,
-    _input: ChildStdin,
+    _session: Wire,
+}
+
+/// A session that reads the source as it was in a snapshot.
+pub struct Reader {
+    wire: Wire,
 }
 
 impl Source {
@@ -157,39 +169,38 @@ impl Source {
     }
 
     async fn exported(&self, slot: &str) -> Result<Snapshot, SourceError> {
-        let unexpected = |found: String| SourceError::Unexpected {
-            program: "psql",
-            found,
-        };
-        let mut command = self.psql(&format!("{} replication='database'", self.conninfo));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut session = spawn(&mut command, &self.bin_dir.join("psql"))?;
-        let (Some(mut input), Some(output)) = (session.stdin.take(), session.stdout.take()) else {
-            return Err(unexpected(String::new()));
-        };
+        let mut session = self.connect(&[("replication", "database")]).await?;
         let statement =
-            format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pglogical_output EXPORT_SNAPSHOT;\n");
-        let sent = input.write_all(statement.as_bytes()).await;
-        let mut line = String::new();
-        let read = BufReader::new(output).read_line(&mut line).await;
-        if sent.is_err() || read.is_err() || line.is_empty() {
-            let complaint = complaint(&mut session).await;
-            return Err(SourceError::Failed {
-                program: "psql",
-                complaint,
-            });
-        }
-        let fields: Vec<&str> = line.trim().split('|').collect();
-        let [_, position, name, _] = fields.as_slice() else {
-            return Err(unexpected(line));
+            format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pglogical_output EXPORT_SNAPSHOT");
+        let rows = session.query(&statement).await?;
+        let fields: Vec<&str> = rows.iter().flatten().map(String::as_str).collect();
+        let made = match fields.as_slice() {
+            [_, position, name, _] => position.parse().ok().map(|position| (position, *name)),
+            _ => None,
         };
-        let position = position.parse().map_err(|_| unexpected(line.clone()))?;
+        let (position, name) = made.ok_or_else(|| unexpected(&fields))?;
         Ok(Snapshot {
-            name: (*name).to_owned(),
+            name: name.to_owned(),
             position,
             _session: session,
-            _input: input,
         })
+    }
+
+    async fn connect(&self, more: &[(&str, &str)]) -> Result<Wire, SourceError> {
+        let who = [
+            ("options", OPTIONS),
+            ("application_name", APPLICATION_NAME),
+            ("client_encoding", "UTF8"),
+        ];
+        let words = conninfo::words(&self.conninfo);
+        Ok(Wire::connect(&words, &[&who, more].concat()).await?)
+    }
+
+    /// Begins to read under a snapshot.
+    pub async fn reader(&self, snapshot: &str) -> Result<Reader, SourceError> {
+        let mut wire = self.connect(&[]).await?;
+        wire.query(&begin(snapshot)).await?;
+        Ok(Reader { wire })
     }
 
     /// Dumps the structure of the user's schemas under a snapshot.
@@ -240,7 +251,7 @@ impl Source {
             _ => None,
         }
         .ok_or(SourceError::Unexpected {
-            program: "psql",
+            who: "psql",
             found: last,
         })
     }
@@ -349,69 +360,19 @@ impl Source {
         Ok(())
     }
 
-    /// Runs a query on the source, under a snapshot where one is given, and returns its rows.
-    async fn rows(
-        &self,
-        snapshot: Option<&str>,
-        query: &str,
-    ) -> Result<Vec<Vec<String>>, SourceError> {
-        let mut command = self.psql(&self.conninfo);
-        command
-            .stdout(Stdio::piped())
-            .args(["-F", "\x1f", "-R", "\x1e"]);
-        if let Some(snapshot) = snapshot {
-            command.arg("-c").arg(begin(snapshot));
-        }
-        command.arg("-c").arg(query);
-        let output = self.finish("psql", command).await?;
-        let text = String::from_utf8_lossy(&output);
-        let rows = text
-            .trim_end_matches('\n')
-            .split('\x1e')
-            .filter(|row| !row.is_empty());
-        Ok(rows
-            .map(|row| row.split('\x1f').map(str::to_owned).collect())
-            .collect())
-    }
-
-    /// The replicated tables, largest first.
-    pub async fn tables(&self, snapshot: &str) -> Result<Vec<SourceTable>, SourceError> {
-        let rows = self
-            .rows(Some(snapshot), include_str!("sql/source_tables.sql"))
-            .await?;
-        let mut tables = Vec::new();
-        for row in rows {
-            let [name, bytes, copy_out, copy_in] = row.as_slice() else {
-                return Err(SourceError::Unexpected {
-                    program: "psql",
-                    found: row.join(" | "),
-                });
-            };
-            tables.push(SourceTable {
-                name: name.clone(),
-                bytes: bytes.parse().unwrap_or(0),
-                copy_out: copy_out.clone(),
-                copy_in: copy_in.clone(),
-            });
-        }
-        Ok(tables)
-    }
-
     /// The names of the replicated tables now.
     pub async fn replicated(&self) -> Result<Vec<String>, SourceError> {
-        let rows = self
-            .rows(None, include_str!("sql/source_tables.sql"))
-            .await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|row| row.into_iter().next())
-            .collect())
+        let mut wire = self.connect(&[]).await?;
+        let rows = wire.query(include_str!("sql/source_tables.sql")).await?;
+        let tables: Result<Vec<SourceTable>, SourceError> = rows.iter().map(table).collect();
+        Ok(tables?.into_iter().map(|table| table.name).collect())
     }
 
-    /// Statements that bring the sequences here to the source's values.
+    /// Brings the sequences here to the source's values.
     pub async fn copy_sequences(&self) -> Result<(), SourceError> {
-        let rows = self
-            .rows(None, include_str!("sql/source_sequences.sql"))
+        let mut source = self.connect(&[]).await?;
+        let rows = source
+            .query(include_str!("sql/source_sequences.sql"))
             .await?;
         let text: Vec<String> = rows.into_iter().flatten().collect();
         if text.is_empty() {
@@ -420,25 +381,6 @@ impl Source {
         let mut command = self.psql(&self.local);
         command.arg("-c").arg(text.join(" "));
         self.finish("psql", command).await.map(|_| ())
-    }
-
-    /// Starts to copy one table out; what the child prints is the table in COPY's binary format.
-    pub fn copy_out(&self, snapshot: &str, table: &SourceTable) -> Result<CopyOut, SourceError> {
-        let mut command = self.psql(&self.conninfo);
-        command.stdout(Stdio::piped());
-        command
-            .arg("-c")
-            .arg(begin(snapshot))
-            .arg("-c")
-            .arg(&table.copy_out);
-        let mut child = spawn(&mut command, &self.bin_dir.join("psql"))?;
-        match child.stdout.take() {
-            Some(rows) => Ok(CopyOut { child, rows }),
-            None => Err(SourceError::Unexpected {
-                program: "psql",
-                found: String::new(),
-            }),
-        }
     }
 
     async fn finish(
@@ -475,27 +417,46 @@ impl Source {
     }
 }
 
-/// A table on its way.
-pub struct CopyOut {
-    child: Child,
-    /// The rows.
-    pub rows: ChildStdout,
+impl Reader {
+    /// The replicated tables, largest first.
+    pub async fn tables(&mut self) -> Result<Vec<SourceTable>, SourceError> {
+        let query = include_str!("sql/source_tables.sql");
+        self.wire.query(query).await?.iter().map(table).collect()
+    }
+
+    /// Asks for a table's rows. Several may be asked for: their rows come one after the other.
+    pub async fn ask(&mut self, table: &SourceTable) -> Result<(), SourceError> {
+        Ok(self.wire.ask(&table.copy_out).await?)
+    }
+
+    /// Waits for the first rows of the next table that was asked for.
+    pub async fn begin(&mut self) -> Result<(), SourceError> {
+        Ok(self.wire.copy_begins().await?)
+    }
+
+    /// The next rows, in COPY's binary format or its text; `None` when all of them were here.
+    pub async fn rows(&mut self) -> Result<Option<Bytes>, SourceError> {
+        Ok(self.wire.copied().await?)
+    }
 }
 
-impl CopyOut {
-    /// Did all of it arrive?
-    pub async fn finish(mut self) -> Result<(), SourceError> {
-        drop(self.rows);
-        match self.child.wait().await {
-            Ok(status) if status.success() => Ok(()),
-            Ok(_) | Err(_) => {
-                let complaint = complaint(&mut self.child).await;
-                Err(SourceError::Failed {
-                    program: "psql",
-                    complaint,
-                })
-            }
-        }
+fn table(row: &Vec<String>) -> Result<SourceTable, SourceError> {
+    let [name, bytes, copy_out, copy_in] = row.as_slice() else {
+        return Err(unexpected(row));
+    };
+    Ok(SourceTable {
+        name: name.clone(),
+        bytes: bytes.parse().unwrap_or(0),
+        copy_out: copy_out.clone(),
+        copy_in: copy_in.clone(),
+    })
+}
+
+fn unexpected<T: AsRef<str>>(found: &[T]) -> SourceError {
+    let found: Vec<&str> = found.iter().map(AsRef::as_ref).collect();
+    SourceError::Unexpected {
+        who: "the source",
+        found: found.join(" | "),
     }
 }
 

@@ -1,20 +1,15 @@
 //! Structure and rows, from the source's snapshot. Step 1 of the protocol.
 
 use super::super::node::Node;
-use crate::postgres::{CopyOut, CopySession, Source, SourceTable};
+use crate::postgres::{CopySession, Reader, Source, SourceTable};
 use anyhow::Context;
-use bytes::BytesMut;
-use log::info;
+use log::{debug, info};
 use pgaa_core::ids::{Lsn, pglogical_node_name, subscription_name};
 use pgaa_core::join::Member;
 use pgaa_core::status::{Progress, ProgressPart};
 use pgaa_core::time::Mono;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-
-/// How much is read at once, bytes.
-const CHUNK: usize = 256 * 1024;
 
 /// How often the progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -43,6 +38,7 @@ pub async fn copy(node: &Arc<Node>, source: &Member, dsn: String) -> anyhow::Res
             source.name
         )
     })?;
+    debug!("joining: the slot is made");
     let dump = node.settings.paths.state_dir.join("join.dump");
     // Each of these is a program with a connection of its own: what doesn't need another runs
     // beside it.
@@ -53,11 +49,18 @@ pub async fn copy(node: &Arc<Node>, source: &Member, dsn: String) -> anyhow::Res
         )?;
         server.restore_structure("pre-data", &dump).await
     };
-    let ((), tables) = tokio::try_join!(structure, server.tables(&snapshot.name))?;
+    let rows = async {
+        let mut reader = server.reader(&snapshot.name).await?;
+        let tables = reader.tables().await?;
+        Ok((reader, tables))
+    };
+    let ((), (mut reader, tables)) = tokio::try_join!(structure, rows)?;
+    debug!("joining: the structure is here");
     crate::failpoint::reached("structured").await;
-    copy_tables(node, &server, &snapshot.name, &tables).await?;
+    copy_tables(node, &mut reader, &tables).await?;
     let position = snapshot.position;
-    drop(snapshot);
+    drop((reader, snapshot));
+    debug!("joining: the rows are here");
     crate::failpoint::reached("rows_copied").await;
     let finished = async {
         server.restore_structure("post-data", &dump).await?;
@@ -71,25 +74,27 @@ pub async fn copy(node: &Arc<Node>, source: &Member, dsn: String) -> anyhow::Res
 
 async fn copy_tables(
     node: &Arc<Node>,
-    server: &Source,
-    snapshot: &str,
+    reader: &mut Reader,
     tables: &[SourceTable],
 ) -> anyhow::Result<()> {
     let origin = format!("pgaa_copy_{}", node.id().0.simple());
     let session = node.postgres.copy_session(&origin).await?;
     let mut meter = Meter::new(node.clocks.mono(), tables);
-    let start = |table: &SourceTable| server.copy_out(snapshot, table);
-    let mut next = tables.first().map(start).transpose()?;
+    if let Some(first) = tables.first() {
+        reader.ask(first).await?;
+    }
     for (number, table) in tables.iter().enumerate() {
         meter.report(node, number);
-        let Some(out) = next.take() else { break };
-        // The one after it connects meanwhile, and waits with the first rows.
-        next = tables.get(number + 1).map(start).transpose()?;
-        copy_table(node, out, (table, &session), |bytes| {
+        // So that its first rows are on their way when the last ones of this table are here.
+        if let Some(next) = tables.get(number + 1) {
+            reader.ask(next).await?;
+        }
+        let copied = copy_table(node, reader, (table, &session), |bytes| {
             meter.add(number, bytes);
             meter.report(node, number);
-        })
-        .await?;
+        });
+        let failed = || format!("copying {} was cut short", table.name);
+        copied.await.with_context(failed)?;
         meter.parts[number].done = true;
     }
     info!("{} tables were copied", tables.len());
@@ -144,32 +149,24 @@ impl Meter {
 
 async fn copy_table(
     node: &Arc<Node>,
-    mut out: CopyOut,
+    reader: &mut Reader,
     (table, session): (&SourceTable, &CopySession),
     mut copied: impl FnMut(usize),
 ) -> anyhow::Result<()> {
     let mut into = session.begin(&table.copy_in).await?;
+    reader.begin().await?;
     let mut told = node.clocks.mono();
     let mut untold = 0;
-    loop {
-        let mut chunk = BytesMut::with_capacity(CHUNK);
-        let read = out.rows.read_buf(&mut chunk).await;
-        let count = read.with_context(|| format!("copying {} was cut short", table.name))?;
-        if count == 0 {
-            break;
-        }
-        into.send(chunk.freeze()).await?;
-        untold += count;
+    // Nothing is committed here unless all of it was sent there.
+    while let Some(rows) = reader.rows().await? {
+        untold += rows.len();
+        into.send(rows).await?;
         if node.clocks.mono().since(told) >= TELL_EVERY {
             copied(std::mem::take(&mut untold));
             told = node.clocks.mono();
         }
     }
     copied(untold);
-    // Nothing is committed here unless all of it was sent there.
-    out.finish()
-        .await
-        .with_context(|| format!("copying {} was cut short", table.name))?;
     into.finish().await?;
     session.commit().await?;
     Ok(())

@@ -12,7 +12,7 @@ use crate::peer::PeerError;
 use crate::postgres::Flush;
 use anyhow::Context;
 use futures_util::FutureExt;
-use log::info;
+use log::{debug, info};
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId, Ordinal};
 use pgaa_core::join::{
     CallError, Done, Failure, Forward, Host, LeaseAnswer, LeaseAsk, Member, Problem, ServerFacts,
@@ -227,6 +227,7 @@ impl Host for Joiner<'_> {
     }
 
     async fn reached(&self, point: &'static str) {
+        debug!("joining: {point}");
         crate::failpoint::reached(point).await;
     }
 
@@ -244,7 +245,11 @@ impl Host for Joiner<'_> {
         (member, address): (NodeId, SocketAddr),
         ask: StepAsk,
     ) -> Result<StepAnswer, CallError> {
+        let began = self.0.clocks.mono();
+        let what = format!("{:?}", ask.step);
         let answer = self.0.peers.join_step(member, address, ask).await;
+        let took = self.0.clocks.mono().since(began);
+        debug!("joining: {took:?} for {} on {}", what, member.short());
         answer.map_err(|error| call_error(&error))
     }
 
