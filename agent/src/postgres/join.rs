@@ -38,11 +38,13 @@ pub struct CopyInto {
 }
 
 impl CopySession {
-    /// Opens a transaction and starts to copy by `statement`, which a server has written.
-    pub async fn begin(&self, statement: &str) -> Result<CopyInto, SqlError> {
+    /// Opens a transaction, empties a table and starts to copy into it, by statements that a
+    /// server has written.
+    pub async fn begin(&self, empty: &str, copy: &str) -> Result<CopyInto, SqlError> {
         self.session.begin().await?;
         self.session.row(&sql!("copy_stamp"), &[]).await?;
-        let sink = Box::pin(self.session.copy_in("copying in", statement).await?);
+        self.session.script("emptying a table", empty).await?;
+        let sink = Box::pin(self.session.copy_in("copying in", copy).await?);
         Ok(CopyInto { sink })
     }
 

@@ -84,6 +84,9 @@ pub struct SourceTable {
     pub bytes: u64,
     /// The statement that copies it out.
     pub copy_out: String,
+    /// The statement that empties it here, where it is empty: what is copied in by a transaction
+    /// that has emptied the table needn't be looked at by a vacuum.
+    pub empty: String,
     /// The statement that copies it in.
     pub copy_in: String,
 }
@@ -441,13 +444,14 @@ impl Reader {
 }
 
 fn table(row: &Vec<String>) -> Result<SourceTable, SourceError> {
-    let [name, bytes, copy_out, copy_in] = row.as_slice() else {
+    let [name, bytes, copy_out, empty, copy_in] = row.as_slice() else {
         return Err(unexpected(row));
     };
     Ok(SourceTable {
         name: name.clone(),
         bytes: bytes.parse().unwrap_or(0),
         copy_out: copy_out.clone(),
+        empty: empty.clone(),
         copy_in: copy_in.clone(),
     })
 }

@@ -153,7 +153,7 @@ async fn copy_table(
     (table, session): (&SourceTable, &CopySession),
     mut copied: impl FnMut(usize),
 ) -> anyhow::Result<()> {
-    let mut into = session.begin(&table.copy_in).await?;
+    let mut into = session.begin(&table.empty, &table.copy_in).await?;
     reader.begin().await?;
     let mut told = node.clocks.mono();
     let mut untold = 0;

@@ -1,8 +1,10 @@
 -- source_tables
 -- Run on the source of a join, under its snapshot: the replicated user tables, largest first,
--- with the statements that copy them out and in. Generated columns are made anew. In binary, which
--- is faster, unless a column's binary form carries the OID of a type that is not PostgreSQL's
--- own (arrays and composites of such types do): the same type has another OID here. Reads only.
+-- with the statements that copy them out, and empty the new table and copy them in. Generated
+-- columns are made anew. In binary, which is faster, unless a column's binary form carries the OID
+-- of a type that is not PostgreSQL's own (arrays and composites of such types do): the same type
+-- has another OID here. Frozen: else whoever reads the rows first would write every page once more,
+-- and a vacuum would later. pglogical takes a frozen row for older than any change. Reads only.
 WITH RECURSIVE carries(oid) AS (
     -- Arrays of types that were made here, composite types, types without a binary form.
     SELECT t.oid
@@ -18,7 +20,8 @@ WITH RECURSIVE carries(oid) AS (
 SELECT pg_catalog.format('%I.%I', n.nspname, c.relname),
        pg_catalog.pg_table_size(c.oid),
        pg_catalog.format('COPY %I.%I (%s) TO STDOUT (FORMAT %s)', n.nspname, c.relname, k.list, f.format),
-       pg_catalog.format('COPY %I.%I (%s) FROM STDIN (FORMAT %s)', n.nspname, c.relname, k.list, f.format)
+       pg_catalog.format('TRUNCATE ONLY %I.%I', n.nspname, c.relname),
+       pg_catalog.format('COPY %I.%I (%s) FROM STDIN (FORMAT %s, FREEZE)', n.nspname, c.relname, k.list, f.format)
   FROM pglogical.tables AS t
   JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
