@@ -1,5 +1,5 @@
-//! Joining: the copy against pglogical's own synchronisation and against pg_dump | pg_restore, an
-//! empty node's way from its admission to ready, and what streams without an order between them
+//! Joining: the copy against pglogical's own synchronisation, in the open and over the same TLS, and
+//! against pg_dump | pg_restore; an empty node's way from its admission to ready, and what streams without an order between them
 //! leave unequal until the row check mends it.
 
 use crate::{NEVER, median, report, script};
@@ -16,12 +16,21 @@ use std::time::Duration;
 /// Rounds of each kind of copy; the middle one counts.
 const ROUNDS: usize = 3;
 
-/// 3.3 million rows, 0.9 GB with the index.
-const BULK: &str = "create table public.bulk (id bigint primary key, a text, b int)";
-const FILL: &str = "insert into public.bulk
-    select i, repeat(md5(i::text), 7), i % 1000 from generate_series(1, 3300000) as i";
+/// 0.9 GB with the index.
+const ROWS: u32 = 3_300_000;
 
-/// The copy of one large table, three ways, from one source.
+/// The table that is copied.
+pub const BULK: &str = "create table public.bulk (id bigint primary key, a text, b int)";
+
+/// The statement that fills it.
+pub fn fill(rows: u32) -> String {
+    format!(
+        "insert into public.bulk select i, repeat(md5(i::text), 7), i % 1000 \
+         from generate_series(1, {rows}) as i"
+    )
+}
+
+/// The copy of one large table, four ways, from one source.
 pub fn compare_copies() -> Result<()> {
     // The source, a node for each of our rounds, and a server without an agent.
     let cluster = Cluster::prepare(2 + ROUNDS)?;
@@ -44,7 +53,7 @@ pub fn compare_copies() -> Result<()> {
         );
         Ok(())
     })?;
-    source.sql_patiently(FILL)?;
+    source.sql_patiently(&fill(ROWS))?;
     source.sql_patiently("vacuum analyze public.bulk")?;
     source.sql_patiently("checkpoint")?;
     script::start_server(plain)?;
@@ -52,29 +61,42 @@ pub fn compare_copies() -> Result<()> {
         plain.sql_in("postgres", "select 1").map(drop)
     })?;
     script::create_node(plain)?;
-    let (mut ours, mut theirs, mut dumped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut secured, mut dumped) = (Vec::new(), Vec::new());
     for joiner in joiners {
         ours.push(by_join(&cluster, joiner)?);
-        theirs.push(by_pglogical(&cluster, plain, source)?);
+        theirs.push(by_pglogical(&cluster, plain, &script::dsn(source))?);
+        secured.push(by_pglogical(&cluster, plain, &secured_dsn(source)?)?);
         dumped.push(by_dump(plain, source)?);
     }
     let size = source.sql("select pg_size_pretty(pg_total_relation_size('public.bulk'))")?;
-    let (ours, theirs, dumped) = (median(&mut ours), median(&mut theirs), median(&mut dumped));
-    let line = |other: f64| format!("{ours:.1} s / {other:.1} s = {:.2}", ours / other);
-    report(
-        &format!("copy of {size}, join / pglogical"),
-        &line(theirs),
-        "0.70",
-    );
-    report(
-        &format!("copy of {size}, join / pg_dump | pg_restore"),
-        &line(dumped),
-        "-",
-    );
+    let ours = median(&mut ours);
+    let line = |whose: &str, times: &mut [f64], goal: &str| {
+        let other = median(times);
+        let value = format!("{ours:.1} s / {other:.1} s = {:.2}", ours / other);
+        report(&format!("copy of {size}, join / {whose}"), &value, goal);
+    };
+    line("pglogical", &mut theirs, "0.70");
+    line("pglogical over TLS", &mut secured, "0.70");
+    line("pg_dump | pg_restore", &mut dumped, "-");
     Ok(())
 }
 
-fn ready(cluster: &Cluster, node: &Node) -> Result<()> {
+/// How another server reaches this one as members do: encrypted, and sure of whom it speaks to.
+fn secured_dsn(node: &Node) -> Result<String> {
+    let name = node.status()?.answered_by.node;
+    let authority = node.file("state/tls/ca.crt");
+    let dsn = format!(
+        "'host={name}.pgaa hostaddr={} port=5432 user=postgres dbname={DATABASE} \
+         sslmode=verify-full sslrootcert={}'",
+        node.address(),
+        authority.display()
+    );
+    Ok(dsn)
+}
+
+/// Waits until a node is ready.
+pub fn ready(cluster: &Cluster, node: &Node) -> Result<()> {
     cluster.eventually(NEVER, &format!("{} is ready", node.name()), |_| {
         let state = node.status()?.node.state;
         ensure!(state == NodeState::Ready, "{}", state.word());
@@ -107,12 +129,11 @@ fn by_join(cluster: &Cluster, joiner: &Node) -> Result<f64> {
     between(joiner, "joining: copying", "joining: catching_up")
 }
 
-fn by_pglogical(cluster: &Cluster, plain: &Node, source: &Node) -> Result<f64> {
+fn by_pglogical(cluster: &Cluster, plain: &Node, dsn: &str) -> Result<f64> {
     plain.sql(BULK)?;
     let clocks = Clocks::start();
     plain.sql(&format!(
-        "select pglogical.create_subscription('from_source', {}, '{{default}}', false, true)",
-        script::dsn(source)
+        "select pglogical.create_subscription('from_source', {dsn}, '{{default}}', false, true)"
     ))?;
     const SYNCED: &str = "select count(*) from pglogical.local_sync_status
         where sync_nspname is not null and sync_status = 'r'";

@@ -2,13 +2,15 @@
 //!
 //! Formation and overhead are ratios of two things that were measured side by side; absolute
 //! numbers stand beside their goals. `pgaa-bench formation`, `join`, `verify`, `conflicts`,
-//! `rest` and `overhead` measure a part alone. Must not decide whether anything passed: machines differ.
+//! `rest` and `overhead` measure a part alone; `admission`, `copy`, `pause` and `crossed` those
+//! of `join`. Must not decide whether anything passed: machines differ.
 
 mod conflicts;
 mod cpu;
 mod formation;
 mod join;
 mod overhead;
+mod pause;
 mod rest;
 mod script;
 mod verify;
@@ -23,9 +25,13 @@ use std::time::Duration;
 const NEVER: Duration = Duration::from_secs(120);
 
 /// What can be measured alone.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 10] = [
     "formation",
     "join",
+    "admission",
+    "copy",
+    "pause",
+    "crossed",
     "verify",
     "conflicts",
     "rest",
@@ -53,10 +59,16 @@ fn measure() -> Result<()> {
         formation::compare(3)?;
         formation::compare(5)?;
     }
-    if wanted("join") {
-        join::admission()?;
-        join::compare_copies()?;
-        join::crossed()?;
+    let joins: [(&str, fn() -> Result<()>); 4] = [
+        ("admission", join::admission),
+        ("copy", join::compare_copies),
+        ("pause", pause::measure),
+        ("crossed", join::crossed),
+    ];
+    for (part, measure) in joins {
+        if wanted("join") || wanted(part) {
+            measure()?;
+        }
     }
     if wanted("verify") {
         verify::compare()?;
