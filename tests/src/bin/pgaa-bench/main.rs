@@ -24,6 +24,9 @@ use std::time::Duration;
 /// How long anything here may take before it counts as broken.
 const NEVER: Duration = Duration::from_secs(120);
 
+/// Measures something, and reports it.
+type Measure = fn() -> Result<()>;
+
 /// What can be measured alone.
 const PARTS: [&str; 10] = [
     "formation",
@@ -59,7 +62,7 @@ fn measure() -> Result<()> {
         formation::compare(3)?;
         formation::compare(5)?;
     }
-    let joins: [(&str, fn() -> Result<()>); 4] = [
+    let joins: [(&str, Measure); 4] = [
         ("admission", join::admission),
         ("copy", join::compare_copies),
         ("pause", pause::measure),
