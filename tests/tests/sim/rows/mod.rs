@@ -15,14 +15,21 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use world::{World, id, place};
+use world::{Done, LET_GO, World, Write, id, place, value_of};
 
 /// The longest a fence may wait in a run that goes on; the shell gives up after a minute.
 const STEPS: usize = 400;
 /// Rounds after which the checks must have come to an end.
 const ROUNDS_MAX: usize = 60;
+/// Attempts after which a stream must have gone on, when every agent makes way.
+const ATTEMPTS_MAX: usize = 20_000;
+/// So many steps after the last write most orders may still take very long.
+const LATE_MAX: usize = 600;
+/// By how much a clock is wrong where one is, microseconds: more than a story lasts, or a little.
+const WRONG_US: [i64; 4] = [-1_000_000_000, -3_000, 3_000, 1_000_000_000];
 
 type Shared = Arc<Mutex<World>>;
 
@@ -34,6 +41,8 @@ fn held(world: &Shared) -> MutexGuard<'_, World> {
 struct Mesh {
     at: usize,
     world: Shared,
+    /// When it looked first since the last fence, true time; 0 before.
+    looked_us: AtomicI64,
 }
 
 /// Lets others go on.
@@ -52,7 +61,9 @@ impl Rows for Mesh {
     }
 
     fn nodes(&self) -> Vec<NodeId> {
-        (0..held(&self.world).nodes.len()).map(id).collect()
+        // Not everybody lists them in the same order.
+        let count = held(&self.world).nodes.len();
+        (self.at..count).chain(0..self.at).map(id).collect()
     }
 
     async fn look(
@@ -63,6 +74,8 @@ impl Rows for Mesh {
     ) -> Result<(Moment, Vec<Seen>), Failure> {
         others().await;
         let world = held(&self.world);
+        let (first, now_us) = (&self.looked_us, world.now_us);
+        let _ = first.compare_exchange(0, now_us, Ordering::Relaxed, Ordering::Relaxed);
         let seen = keys.iter().map(|key| world.seen(place(of), key)).collect();
         Ok((world.moment(), seen))
     }
@@ -80,10 +93,12 @@ impl Rows for Mesh {
     async fn fence(&self) -> Result<(), Failure> {
         let positions = held(&self.world).positions();
         poll_fn(|_| match held(&self.world).have_arrived(&positions) {
-            true => Poll::Ready(Ok(())),
+            true => Poll::Ready(()),
             false => Poll::Pending,
         })
-        .await
+        .await;
+        self.looked_us.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn fetch(
@@ -105,7 +120,12 @@ impl Rows for Mesh {
     async fn mend(&self, of: NodeId, _: &str, repairs: &[Repair]) -> Result<Vec<Mended>, Failure> {
         let mut outcomes = Vec::new();
         for repair in repairs {
-            let order = held(&self.world).order(place(of), repair);
+            let looked_us = self.looked_us.load(Ordering::Relaxed);
+            let order = {
+                let mut world = held(&self.world);
+                let takes_ms = world.takes_ms();
+                world.order(place(of), repair, (looked_us, takes_ms))
+            };
             let mut patience = 20;
             let outcome = poll_fn(|_| {
                 patience -= 1;
@@ -151,6 +171,7 @@ impl Checker {
         let mesh = Mesh {
             at,
             world: Arc::clone(world),
+            looked_us: AtomicI64::new(0),
         };
         held(world).note(|| format!("{at} checks {:?}", taken.keys()));
         let checking = Box::pin(async move { check(&mesh, &keys, true).await });
@@ -167,12 +188,19 @@ impl Checker {
         let Poll::Ready(rounds) = self.checking.as_mut().poll(&mut context) else {
             return false;
         };
-        let round = rounds.unwrap().remove("t").unwrap_or_default();
+        let Ok(mut rounds) = rounds else {
+            // A call has failed: all is looked at again.
+            return true;
+        };
+        let round = rounds.remove("t").unwrap_or_default();
         *tally.entry("rows mended").or_default() += round.mended.len() as u64;
         *tally.entry("rows seen to be equal").or_default() += round.equal.len() as u64;
         let mut world = held(world);
         let at = self.at;
         world.note(|| format!("{at} has checked: {round:?}"));
+        for rival in &round.rivals {
+            world.name(at, rival, None);
+        }
         for (key, named) in &self.taken {
             let suspect = world.nodes[at].suspects.get(key).copied();
             let Some(suspect) = suspect.filter(|_| round.equal.contains(key)) else {
@@ -195,22 +223,28 @@ struct Story {
     rng: StdRng,
     tally: Tally,
     keys: Vec<Key>,
+    /// So many values of the unique column are written; 0: it stays null.
+    values: i64,
     checkers: Vec<Option<Checker>>,
-    late: bool,
 }
 
 impl Story {
     fn new(seed: u64, traced: bool) -> Story {
         let mut rng = StdRng::seed_from_u64(seed);
         let count = rng.random_range(3..=5);
-        let mut world = World::new(count, traced);
+        let mut world = World::new(count, seed, traced);
         world.slower = [1, 10, 50][rng.random_range(0..3)];
+        world.late = rng.random_bool(0.4);
+        if rng.random_bool(0.15) {
+            let wrong = rng.random_range(0..count);
+            world.ahead_us[wrong] = WRONG_US[rng.random_range(0..WRONG_US.len())];
+        }
         let keys = (0..rng.random_range(1..=4)).map(|k: i32| vec![k.to_string()]);
         Story {
             keys: keys.collect(),
+            values: [0, 1, 2, 3][rng.random_range(0..4)],
             world: Arc::new(Mutex::new(world)),
             checkers: (0..count).map(|_| None).collect(),
-            late: rng.random_bool(0.3),
             rng,
             tally: Tally::new(),
         }
@@ -225,9 +259,13 @@ impl Story {
         held(&self.world).now_us += self.rng.random_range(0..3) * self.rng.random_range(0..1000);
         match self.rng.random_range(0..100) {
             0..30 => {
-                let (at, deletes) = (self.any(), self.rng.random_bool(0.5));
+                let at = self.any();
+                let write = match self.rng.random_bool(0.5) {
+                    true => Write::Delete,
+                    false => Write::Put(self.rng.random_range(0..=self.values)),
+                };
                 let key = self.keys[self.rng.random_range(0..self.keys.len())].clone();
-                held(&self.world).write(at, &key, deletes);
+                held(&self.world).write(at, &key, write);
             }
             30..33 => {
                 let (from, to) = (self.any(), self.any());
@@ -262,20 +300,28 @@ impl Story {
         }
         let (from, to) = streams[self.rng.random_range(0..streams.len())];
         for _ in 0..self.rng.random_range(1..4) {
+            let (acts, killed) = (self.rng.random_bool(0.3), self.rng.random_bool(0.1));
             let mut world = held(&self.world);
+            if acts && world.stuck.contains(&(from, to)) {
+                world.make_way((from, to), killed);
+            }
             if world.streams().contains(&(from, to)) {
                 world.apply(from, to);
             }
         }
     }
 
-    /// An order arrives; in some stories most take very long.
+    /// An order arrives, if one is due.
     fn deliver(&mut self) {
-        let count = held(&self.world).orders.len();
-        let arrives = !self.late || self.rng.random_bool(0.03);
-        if count > 0 && arrives {
-            let place = self.rng.random_range(0..count);
-            held(&self.world).deliver(place);
+        let mut world = held(&self.world);
+        let now_us = world.now_us;
+        let orders = world.orders.iter().enumerate();
+        let due: Vec<usize> = orders
+            .filter(|(_, order)| order.due_us <= now_us)
+            .map(|(place, _)| place)
+            .collect();
+        if !due.is_empty() {
+            world.deliver(due[self.rng.random_range(0..due.len())]);
         }
     }
 
@@ -291,21 +337,21 @@ impl Story {
         }
     }
 
-    /// Nobody writes any more, all is healed, and the checks come to an end.
+    /// Nobody writes any more, all is healed, and the checks come to an end. Orders that nobody
+    /// waits for any more arrive after that, too late to be carried out.
     fn settle(&mut self) -> Result<(), String> {
         self.heal();
-        self.late = false;
+        let late_for = self.rng.random_range(0..LATE_MAX);
         let mut steps = 0;
         loop {
-            while !held(&self.world).streams().is_empty() {
-                self.apply();
-            }
+            held(&self.world).late &= steps < late_for;
+            self.drain()?;
             let named = held(&self.world)
                 .nodes
                 .iter()
                 .any(|n| !n.suspects.is_empty());
             if !named && self.checkers.iter().all(Option::is_none) {
-                return Ok(());
+                break;
             }
             self.check();
             self.deliver();
@@ -316,11 +362,37 @@ impl Story {
                 return Err("the checks don't come to an end".to_owned());
             }
         }
+        let mut world = held(&self.world);
+        world
+            .orders
+            .sort_by_key(|order| std::cmp::Reverse(order.due_us));
+        while let Some(last) = world.orders.last() {
+            world.now_us = world.now_us.max(last.due_us);
+            let place = world.orders.len() - 1;
+            world.count("orders that arrived after the last check");
+            world.deliver(place);
+        }
+        Ok(())
+    }
+
+    /// All that was sent arrives.
+    fn drain(&mut self) -> Result<(), String> {
+        for _ in 0..ATTEMPTS_MAX {
+            if held(&self.world).streams().is_empty() {
+                return Ok(());
+            }
+            self.apply();
+        }
+        Err("a stream stands still for ever".to_owned())
     }
 
     fn judge(&mut self) -> Result<(), String> {
         self.settle()?;
-        let world = held(&self.world);
+        let mut world = held(&self.world);
+        self.tally.append(&mut world.tally);
+        if let Some(wrong) = world.wrong.take() {
+            return Err(wrong);
+        }
         let first = &world.nodes[0].rows;
         for (at, node) in world.nodes.iter().enumerate() {
             for key in &self.keys {
@@ -330,27 +402,51 @@ impl Story {
                 }
             }
         }
+        if !world.clocks_agree() {
+            *self.tally.entry("stories with a wrong clock").or_default() += 1;
+            return Ok(());
+        }
         for (key, done) in &world.done {
-            let newest = done.iter().max_by_key(|one| one.stamp).unwrap();
-            let alone = done
-                .iter()
-                .filter(|o| o.stamp.at_us == newest.stamp.at_us)
-                .count()
-                == 1;
             let found = first.get(key).map(|row| row.content);
-            let right = found == newest.content;
-            let entry = match (right, newest.content.is_some()) {
-                (true, _) => "keys as last-update-wins has them",
-                (false, true) => "keys whose last write an older delete destroyed",
-                (false, false) => "keys that live although they were deleted last",
-            };
-            *self.tally.entry(entry).or_default() += 1;
-            if !right && newest.content.is_none() && alone {
-                return Err(format!("{key:?} was deleted last, and is {found:?}"));
-            }
+            let fate = last_write(done, found, |newest| overtaken(&world, key, newest))
+                .map_err(|why| format!("{key:?} {why}, and is {found:?}"))?;
+            *self.tally.entry(fate).or_default() += 1;
         }
         Ok(())
     }
+}
+
+/// What became of the last write of a key.
+fn last_write(
+    done: &[Done],
+    found: Option<i64>,
+    overtaken: impl Fn(&Done) -> bool,
+) -> Result<&'static str, String> {
+    let newest = done.iter().max_by_key(|one| one.stamp).unwrap();
+    let at_us = newest.stamp.at_us;
+    let alone = done.iter().filter(|one| one.stamp.at_us == at_us).count() == 1;
+    let deleted = done.iter().any(|one| one.content.is_none());
+    match (found == newest.content, newest.content) {
+        (true, _) => Ok("keys as last-update-wins has them"),
+        (false, None) if alone => Err("was deleted last".to_owned()),
+        (false, None) => Ok("keys that live although they were deleted last"),
+        (false, Some(_)) if overtaken(newest) => Ok("keys that another took the value of"),
+        (false, Some(_)) if deleted || !alone => {
+            Ok("keys whose last write an older delete destroyed")
+        }
+        (false, Some(_)) => Err(format!("was written last as {newest:?}")),
+    }
+}
+
+/// Was the value of the unique column that this write brought written to another row later?
+fn overtaken(world: &World, key: &Key, newest: &Done) -> bool {
+    let value = |one: &Done| one.content.and_then(value_of);
+    let mut others = world.done.iter().filter(|(other, _)| *other != key);
+    value(newest).is_some()
+        && others.any(|(_, done)| {
+            let mut later = done.iter().filter(|one| one.stamp >= newest.stamp);
+            later.any(|one| value(one) == value(newest))
+        })
 }
 
 fn run(seed: u64, traced: bool) -> Run {
@@ -370,7 +466,22 @@ fn run(seed: u64, traced: bool) -> Run {
 #[test]
 fn all_nodes_are_equal_after_the_last_check() {
     let tally = try_all("rows::", &[], 2_000, run);
-    for what in ["rows mended", "rows seen to be equal", "checks broken off"] {
-        assert!(tally.get(what).is_some_and(|count| *count > 100), "{what}");
+    for what in [
+        "rows mended",
+        "rows seen to be equal",
+        "checks broken off",
+        "inserts that met a rival",
+        "repairs that met a rival",
+        "streams that stood still",
+        "rows that made way for a newer one",
+        "orders that arrived after the last check",
+        "stories with a wrong clock",
+    ] {
+        let often = tally.get(what).is_some_and(|count| *count > 100);
+        assert!(often || std::env::var_os("SEED").is_some(), "{what}");
     }
+    // The older row goes, but for a race that is rare: known, and to be mended in `rule_out`.
+    let often = |what| tally.get(what).copied().unwrap_or(0);
+    let rare = 20 * often(LET_GO) < often("rows that made way for a newer one");
+    assert!(rare || std::env::var_os("SEED").is_some(), "{tally:?}");
 }

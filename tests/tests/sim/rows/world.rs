@@ -1,12 +1,36 @@
 //! Nodes with one small table, replicated as pglogical does it: each stream in its own order, none
-//! in the order of another, and no delete knows its time where it arrives.
+//! in the order of another, and no delete knows its time where it arrives. What pglogical does with
+//! a change that arrives is in `apply`.
 
+mod apply;
+
+use crate::seeds::Tally;
 use pgaa_core::ids::NodeId;
-use pgaa_core::rows::{Mended, Moment, Repair, RowValues, Seen, Stamp, Version};
+use pgaa_core::rows::{
+    Mended, Moment, OLDER_RIVAL, Repair, RowValues, Ruling, Seen, Stamp, Version, judge,
+};
 use pgaa_core::verify::Key;
-use std::collections::BTreeMap;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use uuid::Uuid;
+
+/// A content says which value of the unique column it has: the rest of its division by this. 0 is
+/// null, of which there may be many.
+const VALUES: i64 = 8;
+
+/// How long an order is valid, and how long one takes at most, milliseconds of the agents.
+const VALID_MS: u64 = 5_000;
+const LATE_MAX_MS: u64 = 14_000;
+
+/// The value of the unique column that a row of this content has.
+pub fn value_of(content: i64) -> Option<i64> {
+    (content % VALUES != 0).then_some(content % VALUES)
+}
+
+/// Rows that went for another one that had let go of the value by then.
+pub const LET_GO: &str = "rows that went for one that had let go";
 
 /// A row as one node holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +60,8 @@ pub struct Suspect {
 pub struct Order {
     /// Its number.
     pub number: u64,
+    /// When it arrives at the soonest, true time.
+    pub due_us: i64,
     at: usize,
     repair: Repair,
 }
@@ -46,6 +72,15 @@ enum Change {
     Insert(Key, i64, Stamp),
     Update(Key, i64, Stamp),
     Delete(Key),
+}
+
+/// What an application does with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// It deletes it.
+    Delete,
+    /// It inserts or updates it, with this value of the unique column.
+    Put(i64),
 }
 
 /// What an application did, for the oracle.
@@ -81,6 +116,9 @@ pub struct World {
     /// Microseconds that stand for a millisecond of the agents: so that orders become too old within
     /// some stories, and arrive very late in others.
     pub slower: u64,
+    /// Do many orders take long?
+    pub late: bool,
+    rng: SmallRng,
     /// Which streams are cut: (from, to).
     pub cut: Vec<(usize, usize)>,
     /// What was done to each key, in the order of true time.
@@ -89,6 +127,12 @@ pub struct World {
     pub orders: Vec<Order>,
     /// What came of the others.
     pub outcomes: BTreeMap<u64, Mended>,
+    /// Which streams stand still at a value of the unique column that another row has.
+    pub stuck: BTreeSet<(usize, usize)>,
+    /// What must never happen, and did.
+    pub wrong: Option<String>,
+    /// How often the rarer things happened.
+    pub tally: Tally,
     /// Lines for people.
     pub trace: Option<Vec<String>>,
     number: u64,
@@ -108,16 +152,21 @@ pub fn place(node: NodeId) -> usize {
 
 impl World {
     /// Nodes without rows.
-    pub fn new(count: usize, traced: bool) -> World {
+    pub fn new(count: usize, seed: u64, traced: bool) -> World {
         World {
             nodes: (0..count).map(|_| Node::default()).collect(),
             now_us: 1_000_000_000,
             ahead_us: vec![0; count],
             slower: 1,
+            late: false,
+            rng: SmallRng::seed_from_u64(seed),
             cut: Vec::new(),
             done: BTreeMap::new(),
             orders: Vec::new(),
             outcomes: BTreeMap::new(),
+            stuck: BTreeSet::new(),
+            wrong: None,
+            tally: Tally::new(),
             trace: traced.then(Vec::new),
             number: 0,
             tokens: 0,
@@ -146,24 +195,37 @@ impl World {
         entry.deleted_us = entry.deleted_us.max(deleted_us);
     }
 
-    /// An application writes on a node: inserts what is not there; changes or deletes what is.
-    pub fn write(&mut self, at: usize, key: &Key, deletes: bool) {
+    /// An application writes on a node: inserts what is not there; changes or deletes what is. The
+    /// server refuses a value that another row has.
+    pub fn write(&mut self, at: usize, key: &Key, write: Write) {
         let stamp = Stamp {
             at_us: self.now_us + self.ahead_us[at],
             author: id(at),
         };
+        let mut done = self.done.get(key).into_iter().flatten();
+        if done.any(|one| one.stamp == stamp) {
+            // No server commits twice to one row within a microsecond.
+            return;
+        }
         let there = self.nodes[at].rows.contains_key(key);
-        let change = if there && deletes {
-            self.nodes[at].rows.remove(key);
-            self.name(at, key, Some(stamp.at_us));
-            Change::Delete(key.clone())
-        } else {
-            self.contents += 1;
-            let content = self.contents;
-            self.put(at, key, (content, stamp));
-            match there {
-                true => Change::Update(key.clone(), content, stamp),
-                false => Change::Insert(key.clone(), content, stamp),
+        let change = match (there, write) {
+            (true, Write::Delete) => {
+                self.nodes[at].rows.remove(key);
+                self.name(at, key, Some(stamp.at_us));
+                Change::Delete(key.clone())
+            }
+            (_, Write::Delete) => return,
+            (_, Write::Put(value)) => {
+                self.contents += 1;
+                let content = self.contents * VALUES + value;
+                if self.rival(at, key, content).is_some() {
+                    return;
+                }
+                self.put(at, key, (content, stamp));
+                match there {
+                    true => Change::Update(key.clone(), content, stamp),
+                    false => Change::Insert(key.clone(), content, stamp),
+                }
             }
         };
         let content = self.nodes[at].rows.get(key).map(|row| row.content);
@@ -171,6 +233,14 @@ impl World {
         history.push(Done { stamp, content });
         self.note(|| format!("{at} writes {change:?}"));
         self.nodes[at].sent.push(change);
+    }
+
+    /// Another row with the value of the unique column that this content has.
+    fn rival(&self, at: usize, key: &Key, content: i64) -> Option<Key> {
+        let value = value_of(content)?;
+        let mut rows = self.nodes[at].rows.iter();
+        let found = rows.find(|(other, row)| *other != key && value_of(row.content) == Some(value));
+        found.map(|(other, _)| other.clone())
     }
 
     fn put(&mut self, at: usize, key: &Key, (content, stamp): (i64, Stamp)) {
@@ -209,46 +279,6 @@ impl World {
         let count = self.nodes.len();
         let mut pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
         pairs.all(|(from, to)| from == to || self.arrived(from, to) >= positions[from])
-    }
-
-    /// The next change of a stream is applied, as pglogical does it. What it logs is named; of
-    /// updates that were applied it logs what nobody needs.
-    pub fn apply(&mut self, from: usize, to: usize) {
-        let next = self.arrived(from, to);
-        let change = self.nodes[from].sent[next].clone();
-        self.nodes[to].applied.insert(from, next + 1);
-        self.note(|| format!("{to} applies {change:?} of {from}"));
-        match change {
-            Change::Insert(key, content, stamp) => {
-                let local = self.nodes[to].rows.get(&key).copied();
-                if local.is_some() {
-                    self.name(to, &key, None);
-                }
-                if local.is_none_or(|row| stamp.at_us >= row.stamp.at_us) {
-                    self.put(to, &key, (content, stamp));
-                }
-            }
-            Change::Update(key, content, stamp) => match self.nodes[to].rows.get(&key).copied() {
-                None => self.name(to, &key, None),
-                Some(row) if row.stamp.author == stamp.author => {
-                    self.put(to, &key, (content, stamp));
-                }
-                Some(row) => {
-                    if stamp.at_us >= row.stamp.at_us {
-                        self.put(to, &key, (content, stamp));
-                    }
-                    if stamp.at_us <= row.stamp.at_us {
-                        self.name(to, &key, None);
-                    }
-                }
-            },
-            // Whatever is there goes, and nothing is logged of it.
-            Change::Delete(key) => {
-                if self.nodes[to].rows.remove(&key).is_none() {
-                    self.name(to, &key, None);
-                }
-            }
-        }
     }
 
     /// What a node knows of a key.
@@ -291,20 +321,110 @@ impl World {
         Duration::from_millis((self.now_us - of_us).unsigned_abs() / self.slower)
     }
 
-    /// Sends an order on its way.
-    pub fn order(&mut self, at: usize, repair: &Repair) -> u64 {
+    /// How long the next order takes: at once, or where orders are late up to twice as long as it is
+    /// valid and more.
+    pub fn takes_ms(&mut self) -> u64 {
+        match (self.late, self.rng.random_range(0..10)) {
+            (true, 0..4) => self.rng.random_range(0..VALID_MS),
+            (true, 4..6) => self.rng.random_range(VALID_MS..LATE_MAX_MS),
+            (true | false, _) => 0,
+        }
+    }
+
+    /// Sends an order on its way. It rests on looks, the first of which began at `looked_us`.
+    /// It takes so many milliseconds of the agents at least.
+    pub fn order(&mut self, at: usize, repair: &Repair, (looked_us, takes_ms): (i64, u64)) -> u64 {
+        self.scrutinise(repair, looked_us);
         self.number += 1;
+        let takes_us = i64::try_from(takes_ms * self.slower).unwrap();
         self.orders.push(Order {
             number: self.number,
+            due_us: self.now_us + takes_us,
             at,
             repair: repair.clone(),
         });
         self.number
     }
 
+    /// No order brings a version back that was deleted before anybody looked; and whoever judges a
+    /// row by what there is now comes to the same, in whatever order it lists the nodes.
+    fn scrutinise(&mut self, repair: &Repair, looked_us: i64) {
+        let key = &repair.key;
+        let stamp = repair.right.as_ref().and_then(|right| right.stamp);
+        let mut done = self.done.get(key).into_iter().flatten();
+        let deleted = done.find(|one| {
+            let later = stamp.is_some_and(|stamp| one.stamp.at_us > stamp.at_us);
+            one.content.is_none() && later && one.stamp.at_us < looked_us
+        });
+        if let Some(deleted) = deleted
+            && self.clocks_agree()
+        {
+            self.wrong.get_or_insert(format!(
+                "{repair:?} brings back what was deleted before: {deleted:?}"
+            ));
+        }
+        let count = self.nodes.len();
+        let verdicts: BTreeSet<Option<i64>> = (0..count)
+            .map(|first| self.verdict(key, (first..count).chain(0..first).collect()))
+            .collect();
+        if verdicts.len() > 1 {
+            self.wrong
+                .get_or_insert(format!("{key:?} is judged in several ways: {verdicts:?}"));
+        }
+    }
+
+    /// A row that goes because another has its value is the older one; but the check compares it with
+    /// the newest version of the other, which may have let go of the value: that is counted.
+    fn scrutinise_rival(&mut self, at: usize, repair: &Repair) {
+        let row = self.nodes[at].rows.get(&repair.key).copied();
+        let Some(row) = row.filter(|_| repair.rule == OLDER_RIVAL) else {
+            return;
+        };
+        let value = |one: &Done| one.content.and_then(value_of);
+        let of = |other: bool| {
+            let histories = self
+                .done
+                .iter()
+                .filter(move |(key, _)| (**key != repair.key) == other);
+            histories.flat_map(|(_, done)| done)
+        };
+        // It may be a version of it that comes only now, and doesn't stay.
+        let mut versions = of(false).filter(|one| one.stamp.at_us >= row.stamp.at_us);
+        let overtaken = versions.any(|one| {
+            let mut rivals = of(true).filter(|rival| rival.stamp.at_us >= one.stamp.at_us);
+            value(one).is_some() && rivals.any(|rival| value(rival) == value(one))
+        });
+        if !overtaken && self.clocks_agree() {
+            self.note(|| format!("no row with the value of {row:?} is newer"));
+            self.count(LET_GO);
+        }
+    }
+
+    /// What the rule says of a key when the nodes are listed so.
+    fn verdict(&self, key: &Key, places: Vec<usize>) -> Option<i64> {
+        let nodes: Vec<NodeId> = places.iter().map(|place| id(*place)).collect();
+        let seen: Vec<Seen> = places.iter().map(|place| self.seen(*place, key)).collect();
+        match judge(&nodes, &seen) {
+            Ruling::Stays(place, _) => seen[place].row.map(|row| row.hash[0]),
+            Ruling::Equal => seen[0].row.map(|row| row.hash[0]),
+            Ruling::Goes(_) => None,
+        }
+    }
+
+    /// Is no node's clock wrong?
+    pub fn clocks_agree(&self) -> bool {
+        self.ahead_us.iter().all(|ahead| *ahead == 0)
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
     /// An order arrives.
     pub fn deliver(&mut self, place: usize) {
-        let Order { number, at, repair } = self.orders.swap_remove(place);
+        let Order {
+            number, at, repair, ..
+        } = self.orders.swap_remove(place);
         let outcome = match repair.looked.valid_for(self.moment()) {
             Some(_) => self.mend(at, &repair),
             None => Mended::Raced,
@@ -319,10 +439,15 @@ impl World {
             return Mended::Raced;
         }
         self.note(|| format!("{at} mends {repair:?}"));
+        self.scrutinise_rival(at, repair);
         match &repair.right {
             None => drop(self.nodes[at].rows.remove(&repair.key)),
             Some(right) => {
                 let content = right.values["v"].as_ref().unwrap().parse().unwrap();
+                if let Some(rival) = self.rival(at, &repair.key, content) {
+                    self.count("repairs that met a rival");
+                    return Mended::Blocked(rival);
+                }
                 self.put(at, &repair.key, (content, right.stamp.unwrap()));
                 if let Some(row) = self.nodes[at].rows.get_mut(&repair.key) {
                     row.mended = true;
