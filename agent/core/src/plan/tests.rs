@@ -511,6 +511,7 @@ fn a_leaving_node_waits_for_those_who_join_only_while_they_follow_it() {
     };
     joiner.edges.insert(node(1), missing);
     world.roster.as_mut().unwrap().learn(&joiner);
+    world.postgres_mut().admitted = [2, 3, 4].map(node).into_iter().collect();
     assert_eq!(world.text(), "do tell the others that this node is gone\n");
     link(world.postgres_mut(), 4);
     let text = world.text();
