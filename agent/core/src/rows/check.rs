@@ -2,7 +2,7 @@
 
 use super::rivals::outlives;
 use super::rule::{Ruling, judge};
-use super::{Kept, Moment, OLDER_RIVAL, Seen, Stamp, Version};
+use super::{Kept, Moment, OLDER_RIVAL, STALE_RIVAL, Seen, Stamp, Version};
 use crate::ids::NodeId;
 use crate::verify::Key;
 use futures_util::future::{join_all, try_join_all};
@@ -289,9 +289,9 @@ async fn mend_all<H: Rows>(
             (repairs, done)
         }
     });
-    let mut outcomes: BTreeMap<&Key, Vec<Mended>> = BTreeMap::new();
+    let mut outcomes: BTreeMap<&Key, Vec<(usize, Mended)>> = BTreeMap::new();
     let done = join_all(orders).await;
-    for (repairs, done) in &done {
+    for (place, (repairs, done)) in done.iter().enumerate() {
         // A node that did not answer may have mended some: all are looked at again.
         let lost = |_| Mended::Raced;
         let done: Vec<Mended> = match done {
@@ -299,38 +299,46 @@ async fn mend_all<H: Rows>(
             Ok(_) | Err(_) => repairs.iter().map(lost).collect(),
         };
         for (repair, outcome) in repairs.iter().zip(done) {
-            outcomes.entry(&repair.key).or_default().push(outcome);
+            let list = outcomes.entry(&repair.key).or_default();
+            list.push((place, outcome));
         }
     }
     for one in wrong {
         let outcomes = outcomes.remove(&one.key).unwrap_or_default();
         note(one, &outcomes, round);
-        let rival = outcomes.iter().find_map(|outcome| match outcome {
-            Mended::Blocked(rival) => Some(rival),
+        let met = outcomes.iter().find_map(|(place, outcome)| match outcome {
+            Mended::Blocked(rival) => Some((*place, rival)),
             Mended::Done | Mended::Raced | Mended::Refused(_) => None,
         });
-        if let Some(rival) = rival {
-            rule_out(host, table, (one, rival), round).await?;
+        if let Some((place, rival)) = met {
+            round.rivals.insert(rival.clone());
+            rule_out(host, table, (one, place, rival), round).await?;
         }
     }
     Ok(())
 }
 
-/// Two rows have the same value of a unique column: the newer one stays, the other goes,
-/// everywhere, unless rows refer to it. Both are looked at again.
+/// Two rows have the same value of a unique column on the node at this place: the newer one stays, the
+/// other goes, everywhere, unless rows refer to it. Both are looked at again.
 async fn rule_out<H: Rows>(
     host: &H,
     table: &str,
-    (one, rival): (&Wrong, &Key),
+    (one, place, rival): (&Wrong, usize, &Key),
     round: &mut Round,
 ) -> Result<(), Failure> {
     let nodes = host.nodes();
-    round.rivals.insert(rival.clone());
     let mut sightings = look(host, table, std::slice::from_ref(rival)).await?;
     let (looked, seen) = sightings.remove(rival).unwrap_or_default();
     let theirs = match judge(&nodes, &seen) {
         Ruling::Equal => seen.iter().filter_map(|one| one.row?.stamp).max(),
-        Ruling::Stays(place, _) => seen.get(place).and_then(|one| one.row?.stamp),
+        Ruling::Stays(winner, _) => {
+            let hash = |place: usize| seen.get(place).and_then(|one| one.row).map(|row| row.hash);
+            if hash(place).is_some() && hash(place) != hash(winner) {
+                let rows = (rival, &seen[place..=place], &looked[place..=place]);
+                return take_away(host, table, &nodes[place..=place], (rows, STALE_RIVAL)).await;
+            }
+            seen.get(winner).and_then(|one| one.row?.stamp)
+        }
         // It goes by itself.
         Ruling::Goes(_) => return Ok(()),
     };
@@ -346,6 +354,16 @@ async fn rule_out<H: Rows>(
         round.problems.insert(one.key.clone(), kept.to_string());
         return Ok(());
     }
+    take_away(host, table, &nodes, ((key, seen, looked), OLDER_RIVAL)).await
+}
+
+/// Takes a row away on these nodes, where it is what was seen there.
+async fn take_away<H: Rows>(
+    host: &H,
+    table: &str,
+    nodes: &[NodeId],
+    ((key, seen, looked), rule): ((&Key, &[Seen], &[Moment]), &str),
+) -> Result<(), Failure> {
     for ((node, held), looked) in nodes.iter().zip(seen).zip(looked) {
         let Some(row) = held.row else {
             continue;
@@ -354,7 +372,7 @@ async fn rule_out<H: Rows>(
             key: key.clone(),
             seen: Some(row.token),
             right: None,
-            rule: OLDER_RIVAL.to_owned(),
+            rule: rule.to_owned(),
             looked: *looked,
         };
         host.mend(*node, table, &[repair]).await?;
@@ -362,13 +380,13 @@ async fn rule_out<H: Rows>(
     Ok(())
 }
 
-fn note(one: &Wrong, outcomes: &[Mended], round: &mut Round) {
-    let done = outcomes.contains(&Mended::Done);
+fn note(one: &Wrong, outcomes: &[(usize, Mended)], round: &mut Round) {
+    let done = outcomes.iter().any(|(_, outcome)| *outcome == Mended::Done);
     match done {
         true => round.mended.push(one.key.clone()),
         false => round.open.push(one.key.clone()),
     }
-    let problem = outcomes.iter().find_map(|outcome| match outcome {
+    let problem = outcomes.iter().find_map(|(_, outcome)| match outcome {
         Mended::Refused(why) => Some(why.clone()),
         Mended::Done | Mended::Raced | Mended::Blocked(_) => None,
     });
