@@ -11,7 +11,7 @@ pub fn write(page: &mut Page, report: &OrphansReport, nodes: &[String]) {
     if !report.found.is_empty() {
         page.heading(
             "ORPHANS",
-            "rows that refer to nothing, by foreign key: how many on each node, and some keys",
+            "rows that refer to nothing: how many on each node, and some keys",
         );
         let names = nodes.iter().map(|name| (name.as_str(), Align::Right));
         let headings: Vec<(&str, Align)> = [
@@ -38,10 +38,11 @@ pub fn write(page: &mut Page, report: &OrphansReport, nodes: &[String]) {
 fn row(one: &OrphanRows) -> Vec<(String, Tint)> {
     let names = [&one.table, &one.constraint, &one.parent];
     let names = names.into_iter().map(|name| (name.clone(), Tint::Plain));
-    let more = if one.more { "+" } else { "" };
+    let most = one.rows.iter().max().filter(|_| one.more);
     let counts = one.rows.iter().map(|rows| match rows {
         0 => ("0".to_owned(), Tint::Plain),
-        rows => (format!("{rows}{more}"), Tint::Odd),
+        rows if Some(rows) == most => (format!("{rows}+"), Tint::Odd),
+        rows => (rows.to_string(), Tint::Odd),
     });
     let mut keys: Vec<String> = one.keys.iter().map(|key| key.join(", ")).collect();
     if keys.len() > KEYS_SHOWN {

@@ -326,8 +326,9 @@ async fn what_is_said_of_rows_and_done_to_them_keeps_every_field() {
     let blocked = Mended::Blocked(key.clone());
     let expected = vec![refused, Mended::Done, blocked, Mended::Raced];
     assert_eq!(mended, CheckAnswer::Mended(expected));
-    let referring = asked(CheckAsk::Referrers(key.clone())).await.unwrap();
-    assert_eq!(referring, CheckAnswer::Referrers(vec![referrers(&key)]));
+    let plain = vec!["a b".to_owned(), "\u{e9}".to_owned()];
+    let referring = asked(CheckAsk::Referrers(plain.clone())).await.unwrap();
+    assert_eq!(referring, CheckAnswer::Referrers(vec![referrers(&plain)]));
     let nameless = asked(CheckAsk::Look(vec![Vec::new()])).await;
     assert!(nameless.is_err(), "a key without columns");
 }
