@@ -10,11 +10,15 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
+use std::time::Duration;
 
 const PEOPLE: &str = "
     create table public.people (
         id int primary key, mail text unique, note text, phone text unique, nick text);
     create unique index people_nick on public.people (lower(nick)) where phone is null;";
+
+/// Each row that is met stops a stream anew, and pglogical may wait before it tries again.
+const SETTLED_MAX: Duration = Duration::from_secs(180);
 
 fn finding(node: &Node) -> Result<Option<Finding>> {
     let mut found = node.status()?.findings.into_iter();
@@ -102,7 +106,7 @@ fn two_rows_with_one_unique_value_are_settled_alike_on_all_nodes() -> Result<()>
         cluster.net.cut("a", "b")?;
         take_values(a, b)?;
         cluster.net.heal()?;
-        cluster.eventually(RECOVERY_MAX, "the mesh is whole, untouched by hand", |cl| {
+        cluster.eventually(SETTLED_MAX, "the mesh is whole, untouched by hand", |cl| {
             whole(cl, &nodes)
         })?;
         let left = a.sql(
@@ -191,7 +195,7 @@ fn kept_for_people(cluster: &Cluster, nodes: &[&Node; 3]) -> Result<()> {
     for node in [a, c] {
         node.sql("delete from public.people where id = '17'")?;
     }
-    cluster.eventually(RECOVERY_MAX, "the rest goes by itself", |cl| {
+    cluster.eventually(SETTLED_MAX, "the rest goes by itself", |cl| {
         whole(cl, nodes)?;
         let found = a.sql(value)?;
         let letters = a.sql("select count(*) from public.letters where person = 17")?;
