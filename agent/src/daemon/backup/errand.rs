@@ -232,6 +232,7 @@ impl Keeper {
         let now = self.node.clocks.now();
         match outcome {
             Ok(brought) => self.succeeded(&errand, brought, now),
+            Err(_) if gone(&errand) => self.pace.of(&errand).postpone(now.mono),
             Err(problem) => {
                 if self.pace.of(&errand).problem() != Some(problem.as_str()) {
                     warn!("backups: {problem}");
@@ -345,6 +346,15 @@ impl Keeper {
         let kinds = BackupKind::ALL.into_iter();
         let next = kinds.filter_map(|kind| Some((kind, next_of(schedules, kind, now)?)));
         next.min_by_key(|(_, at)| *at)
+    }
+}
+
+/// Was it about a segment that the server has removed meanwhile, as it does with WAL that is let go? Then
+/// its failure says nothing of the repository.
+fn gone(errand: &Errand) -> bool {
+    match errand {
+        Errand::Push(_, segment) => !segment.exists(),
+        Errand::Meet | Errand::Prepare(_) | Errand::Backup(_) | Errand::List => false,
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) struct Pace {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Attempt {
     not_before: Option<Mono>,
+    succeeded: bool,
     failures: u32,
     problem: Option<String>,
 }
@@ -48,7 +49,13 @@ impl Attempt {
         let pause = AGAIN_MIN.saturating_mul(1 << self.failures.min(10));
         self.not_before = Some(now.plus(pause.min(pause_max)));
         self.failures += 1;
+        self.succeeded = false;
         self.problem = Some(problem);
+    }
+
+    /// It came to nothing, which says nothing: what was known of it stays.
+    pub fn postpone(&mut self, now: Mono) {
+        self.not_before = Some(now.plus(AGAIN_MIN));
     }
 
     /// Says whether one had failed before.
@@ -56,6 +63,7 @@ impl Attempt {
         let failed = self.problem.is_some();
         *self = Attempt {
             not_before: Some(now.plus(pause)),
+            succeeded: true,
             ..Attempt::default()
         };
         failed
@@ -86,7 +94,7 @@ impl Pace {
 
     /// Has the repository just taken WAL by hand?
     pub fn takes_wal(&self) -> bool {
-        self.push.not_before.is_some() && self.push.problem.is_none()
+        self.push.succeeded && self.push.problem.is_none()
     }
 
     /// An operator wants a backup. It may be that the stanza is gone: then it is made anew.
@@ -144,6 +152,9 @@ mod tests {
         pace.of(&backup)
             .failed(at(100), "full".to_owned(), AGAIN_MAX);
         assert!(pace.of(&backup).may(at(110)));
+        pace.of(&backup).postpone(at(110));
+        assert!(!pace.of(&backup).may(at(119)) && pace.of(&backup).may(at(120)));
+        assert_eq!(pace.backup_problem(), Some("full"));
         assert!(pace.of(&backup).succeeded(at(111), Duration::ZERO));
         assert_eq!(pace.backup_problem(), None);
     }

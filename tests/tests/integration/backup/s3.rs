@@ -25,7 +25,7 @@ const PORT: u16 = 9000;
 
 /// How long pgBackRest waits for an answer, seconds; where nobody listens it tries four times as long.
 /// That is longer than it takes to write more than may wait.
-const IO_TIMEOUT_S: u64 = 5;
+const IO_TIMEOUT_S: u64 = 3;
 
 /// How long it is out of reach at least: longer than a command may hang by itself.
 const AWAY: Duration = Duration::from_secs(30);
@@ -212,7 +212,7 @@ fn nothing_comes_back(cluster: &Cluster, node: &Node) -> Result<()> {
     let most_mb = stays_bounded(node, AWAY, &words)?;
     eprintln!("          {most_mb} MB of WAL lay there at most, {WAITING_MAX_MB} MB may wait");
     cluster.net.block_port(node.name(), PORT, None)?;
-    cluster.eventually(seconds(180), "a full backup ends the gap", |_| {
+    cluster.eventually(BACKUP_MAX, "a full backup ends the gap", |_| {
         let report = report(node)?;
         ensure!(report.gaps.len() == 1, "{report:?}");
         covered(node)?;
