@@ -216,7 +216,12 @@ fn moved(cluster: &Cluster, nodes: &[&Node], to: &Node) -> Result<()> {
         .iter()
         .find(|node| node.name() != to.name())
         .context("nobody to ask")?;
-    asked.order(&["backup", "owner", "--move-to", to.name()])?;
+    // It has just been started, and says by its record when it can own them.
+    cluster.eventually(seconds(60), "the backups can be moved", |_| {
+        asked
+            .order(&["backup", "owner", "--move-to", to.name()])
+            .map(drop)
+    })?;
     cluster.eventually(seconds(30), "the backups have moved", |_| {
         let owner = owner(nodes)?;
         ensure!(owner.name() == to.name(), "{} owns them", owner.name());
@@ -242,6 +247,17 @@ fn outlived(cluster: &Cluster, owner: &Node, former: &Node, repository: &Path) -
     let stanza = stanza.context("the former owner's backups are gone too early")?;
     let kept = ["archive", "backup"].map(|part| repository.join(part).join(stanza.as_str()));
     ensure!(kept.iter().all(|part| part.exists()), "no {kept:?}");
+    // Before that the stanza might still be written to, and stays until the backup after the next.
+    cluster.eventually(
+        seconds(60),
+        "the owner knows where the former one's end",
+        |_| {
+            let until = |of: &BackupReport| from(&of.windows, former).map(|window| window.until);
+            let (seen, said) = (until(&report(owner)?), until(&report(former)?));
+            ensure!(seen == said, "{seen:?}, not {said:?}");
+            Ok(())
+        },
+    )?;
     owner.order(&["backup", "run", "full"])?;
     cluster.eventually(BACKUP_MAX, "the former owner's backups are gone", |_| {
         let report = report(owner)?;

@@ -37,7 +37,7 @@ const AWAY_S: u64 = 30;
 
 const PHRASE: &str = "test-phrase-that-nobody-may-see";
 
-/// A mesh of three under load; the first node owns the backups, and has one.
+/// A mesh of three under load; the first node owns the backups, as no other may, and has one.
 struct Scene<'a> {
     cluster: &'a Cluster,
     owner: &'a Node,
@@ -60,9 +60,10 @@ impl<'a> Scene<'a> {
         for node in nodes {
             node.amend_agent(&format!(
                 "[slots]\nreserve_percent = 2\n{settings}cipher_file = {:?}\nwaiting_max_mb = {WAITING_MAX_MB}\n\
-                 prefer_nodes = [{:?}]\n",
+                 exclude_nodes = [{:?}, {:?}]\n",
                 phrase.display().to_string(),
-                owner.name()
+                nodes[1].name(),
+                nodes[2].name()
             ))?;
             let keeps = format!("max_wal_size = {SERVER_KEEPS_MB}MB\nmin_wal_size = 32MB\n");
             node.amend("postgresql.conf", &keeps)?;
