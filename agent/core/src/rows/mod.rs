@@ -68,7 +68,8 @@ pub const OLDER_RIVAL: &str = "an older row with the same unique value";
 /// Why a row makes way for another one for a moment: it has let go of the unique value since, and its
 /// newest version follows. By that the two may not be compared: the one that arrives is in nobody's
 /// way. So two rows that have swapped their values come through, too.
-pub const STALE_RIVAL: &str = "an outdated row with the same unique value: its newest version follows";
+pub const STALE_RIVAL: &str =
+    "an outdated row with the same unique value: its newest version follows";
 
 /// When a repair that was ordered is carried out at the latest, by the clock of the node that does
 /// it: after that it is refused. A repair that was on its way for longer may bring back a row that
