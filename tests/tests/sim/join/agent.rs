@@ -28,6 +28,8 @@ use std::time::Duration;
 const SOON: u64 = 10;
 const BUSY: u64 = 250;
 const REST: u64 = 1_000;
+/// How long a round takes that takes long, ms: a look at a server that is busy.
+const SLOW: (u64, u64) = (500, 3_000);
 /// Between two heartbeats, ms.
 const BEAT: u64 = 1_000;
 /// Between two looks for a lease that has run out, ms.
@@ -58,6 +60,8 @@ pub struct Agent {
     pub task: Option<u64>,
     /// Before this time no attempt begins.
     pub rests_until: u64,
+    /// Until when a round takes long: nothing wakes the loop before.
+    slow_until: u64,
     heard: BTreeMap<usize, u64>,
     ticks_at: u64,
     beats_at: u64,
@@ -123,6 +127,7 @@ impl World {
 
     fn tick_at(&mut self, node: usize, at: u64) {
         let agent = &mut self.nodes[node].agent;
+        let at = at.max(agent.slow_until);
         let sooner = agent.ticks_at <= self.now || at < agent.ticks_at;
         if agent.up && sooner {
             agent.ticks_at = at;
@@ -142,7 +147,7 @@ impl World {
         self.listen(node);
         if self.nodes[node].agent.beats_at <= self.now && self.nodes[node].server.up {
             self.nodes[node].agent.beats_at = self.now + BEAT;
-            self.beat(node);
+            self.beat(node, false);
         }
         if self.nodes[node].agent.expires_at <= self.now {
             self.nodes[node].agent.expires_at = self.now + EXPIRY;
@@ -152,7 +157,12 @@ impl World {
             self.nodes[node].agent.tells_at = self.now + TELL;
             self.tell(node);
         }
-        let pause = self.reconcile(node);
+        let mut pause = self.reconcile(node);
+        if self.slow(self.story.slow_rounds) {
+            self.count("slow rounds");
+            pause = self.rng.random_range(SLOW.0..=SLOW.1);
+            self.nodes[node].agent.slow_until = self.now + pause;
+        }
         self.tick_at(node, self.now + pause);
     }
 
@@ -259,6 +269,7 @@ impl World {
         let publication = self.publication(node, &inputs);
         self.nodes[node].agent.memory = memory;
         self.publish(node, publication);
+        self.no_gap_is_called_replicating(node);
         self.act(node, &made)
     }
 
@@ -390,6 +401,8 @@ impl World {
             Action::DeclareReady => self.declare_ready(node),
             Action::StartJoin | Action::StartResync => self.start_join(node, action),
             Action::CommitJoin => self.nodes[node].agent.linked = true,
+            Action::AnnounceLeaving => self.announce_leaving(node)?,
+            Action::FinishLeaving => self.finish_leaving(node),
             Action::Prepare
             | Action::WriteSettings
             | Action::RestartPostgres { .. }
@@ -400,8 +413,6 @@ impl World {
             | Action::DisableSubscription { .. }
             | Action::Quarantine { .. }
             | Action::AddTable { .. }
-            | Action::AnnounceLeaving
-            | Action::FinishLeaving
             | Action::TakeOrdinal { .. } => self.accuse(format!("nobody asked to {action}")),
         }
         Ok(())

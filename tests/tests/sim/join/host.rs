@@ -263,7 +263,10 @@ impl Host for Joiner {
     async fn copy(&self, source: &Member) -> Done<Lsn> {
         let from = self.number(source)?;
         self.with(|world| world.emptied(self.node));
-        self.server(|server| server.rows.clear())?;
+        self.server(|server| {
+            server.flush();
+            server.rows.clear();
+        })?;
         let snapshot = self.export(from).await?;
         for _ in 0..PARTS {
             self.busy(COPYING).await;
@@ -340,6 +343,7 @@ impl Host for Joiner {
             places.push((self.provider(name)?, start.0));
         }
         self.server(|server| {
+            server.flush();
             for (provider, start) in &places {
                 let subscription = server.subscriptions.get_mut(provider);
                 let subscription = subscription.ok_or_else(|| Failure::new("no subscription"))?;
@@ -393,7 +397,7 @@ impl Host for Joiner {
     async fn fence(&self) -> Done<(u64, Lsn)> {
         self.busy(STATEMENT).await;
         self.server(|_| ())?;
-        let number = self.with(|world| world.beat(self.node));
+        let number = self.with(|world| world.beat(self.node, true));
         Ok((number, Lsn(self.server(|server| server.end())?)))
     }
 

@@ -154,7 +154,7 @@ impl World {
                 self.nodes[me].agent.lease.committed.remove(&id);
                 Ok(StepAnswer::Done)
             }
-            Step::Beat => Ok(StepAnswer::Heartbeat(self.beat(me))),
+            Step::Beat => Ok(StepAnswer::Heartbeat(self.beat(me, true))),
             Step::Arrived => {
                 let number = self.nodes[me].server.beats.get(&joiner).copied();
                 Ok(StepAnswer::Heartbeat(number.unwrap_or(0)))
@@ -195,13 +195,16 @@ impl World {
         Ok(())
     }
 
-    /// Writes a member's heartbeat.
-    pub fn beat(&mut self, me: usize) -> u64 {
+    /// Writes a member's heartbeat, which is on disk at once, or soon.
+    pub fn beat(&mut self, me: usize, flush: bool) -> u64 {
         let now = self.now;
         let server = &mut self.nodes[me].server;
         let number = server.beats.get(&me).copied().unwrap_or(0) + 1;
-        server.write(me, Change::Beat(number), now);
-        self.wake_readers(me);
+        server.write(me, Change::Beat(number), now, flush);
+        match flush {
+            true => self.wake_readers(me),
+            false => self.flush_soon(me),
+        }
         number
     }
 

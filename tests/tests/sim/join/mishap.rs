@@ -69,7 +69,9 @@ impl World {
         let member = self.rng.random_range(0..self.story.members);
         let roster = self.nodes[member].agent.roster.clone();
         let known = roster.as_ref().map_or(0, |roster| roster.records.len());
-        if !self.answers(member, member) || known < self.story.members {
+        let there = &self.nodes[..self.story.members];
+        let there = there.iter().filter(|member| !member.destroyed).count();
+        if !self.answers(member, member) || known < there {
             self.at(self.now + 300, Event::Come { node });
             return;
         }
@@ -126,6 +128,8 @@ impl World {
             Fault::Cut(a, b) => self.cut_link(self.who(a), self.who(b), lasts),
             Fault::Destroy if self.story.joiners.is_empty() => {}
             Fault::Destroy => self.destroy(self.story.members),
+            Fault::Die(who, forgotten_after) => self.die(self.who(who), forgotten_after),
+            Fault::Leave(who) => self.leave(self.who(who)),
             Fault::Lose { by, of, anew } => self.lose_slot(self.who(by), self.who(of), anew),
         }
     }
@@ -151,7 +155,11 @@ impl World {
             self.hang_up(node, other);
             self.cast_off(node, other);
         }
-        self.nodes[node].server.up = false;
+        let server = &mut self.nodes[node].server;
+        server.up = false;
+        if server.crash() > 0 {
+            self.count("servers that lost what was not on disk");
+        }
         self.mend_after(lasts, Broken::Postgres(node));
     }
 
@@ -206,9 +214,16 @@ impl World {
         if agent.life.stage == Stage::Ready || agent.roster.is_none() {
             return;
         }
+        self.count("joiners destroyed");
+        self.switch_off(node);
+        self.forget(node, 0);
+    }
+
+    /// A machine is gone for ever.
+    pub fn switch_off(&mut self, node: usize) {
+        let agent = &mut self.nodes[node].agent;
         agent.up = false;
         agent.task = None;
-        self.count("joiners destroyed");
         for other in 0..self.nodes.len() {
             self.cut_streams(node, other);
         }
@@ -218,7 +233,6 @@ impl World {
         for subscription in server.subscriptions.values_mut() {
             subscription.worker = Worker::Off;
         }
-        self.forget(node, 0);
     }
 
     /// An operator forgets a destroyed node on a member that answers, once it has looked at what
@@ -240,16 +254,18 @@ impl World {
         self.at(self.now + pause, Event::Forget { node, looks });
     }
 
-    fn bury(&mut self, node: usize, operated: usize) {
+    /// A node gets its tombstone in the roster of a member.
+    pub fn bury(&mut self, node: usize, operated: usize) {
         let id = self.nodes[node].id;
+        let left = node == operated;
         let tombstone = Tombstone {
             name: name(node),
             epoch: self.nodes[node].epoch,
             ordinal: self.nodes[node].agent.life.ordinal,
-            left: false,
+            left,
         };
         let lineage = LineageId(Uuid::from_u128(u128::from(self.next()) + 7));
-        self.note(|| format!("{} ({node}) is forgotten", address(node)));
+        self.note(|| format!("{} ({node}) is buried; it has left: {left}", address(node)));
         if let Some(roster) = &mut self.nodes[operated].agent.roster {
             roster.bury(id, tombstone, lineage);
         }

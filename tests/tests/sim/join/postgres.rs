@@ -83,7 +83,18 @@ pub struct Subscription {
     pub pending: bool,
 }
 
-/// One server. It survives its crashes: everything committed stays.
+/// What a commit that is not on disk yet has changed, to take it back in a crash.
+#[derive(Debug, Clone, Copy)]
+struct Undo {
+    begin: u64,
+    row: Option<(u32, Option<Row>)>,
+    beat: Option<(usize, Option<u64>)>,
+    arrived: (usize, Option<u64>),
+    progress: Option<(usize, u64)>,
+}
+
+/// One server. What applications commit survives its crashes. What its workers apply, and its
+/// agent's ordinary heartbeats, does when it was flushed: they commit without waiting for the disk.
 #[derive(Debug, Clone)]
 pub struct Server {
     pub up: bool,
@@ -99,6 +110,10 @@ pub struct Server {
     pub arrived: BTreeMap<usize, u64>,
     end: u64,
     slots_made: u64,
+    /// The last commits, which are not on disk yet.
+    unflushed: Vec<Undo>,
+    /// Is the WAL writer about to flush?
+    pub flushes: bool,
 }
 
 /// A snapshot, as a slot exports it.
@@ -126,6 +141,71 @@ impl Server {
             arrived: BTreeMap::new(),
             end: begin,
             slots_made: 0,
+            unflushed: Vec::new(),
+            flushes: false,
+        }
+    }
+
+    /// Puts everything on disk.
+    pub fn flush(&mut self) {
+        self.unflushed.clear();
+    }
+
+    /// Is anything not on disk yet?
+    pub fn is_ahead_of_disk(&self) -> bool {
+        !self.unflushed.is_empty()
+    }
+
+    /// What is on disk, and so may be sent.
+    pub fn flushed(&self) -> &[Record] {
+        &self.wal[..self.wal.len() - self.unflushed.len()]
+    }
+
+    /// The number of the last change of a writer that is on disk here.
+    pub fn safe(&self, writer: usize) -> u64 {
+        let mut undone = self.unflushed.iter();
+        let first = undone.find(|undo| undo.arrived.0 == writer);
+        let safe = first.map_or(self.arrived.get(&writer).copied(), |undo| undo.arrived.1);
+        safe.unwrap_or(0)
+    }
+
+    /// The server is killed: what is not on disk is gone.
+    pub fn crash(&mut self) -> usize {
+        let undone = std::mem::take(&mut self.unflushed);
+        self.wal.truncate(self.wal.len() - undone.len());
+        for undo in undone.iter().rev() {
+            self.end = undo.begin;
+            if let Some((key, row)) = undo.row {
+                restore(&mut self.rows, key, row);
+            }
+            if let Some((writer, number)) = undo.beat {
+                restore(&mut self.beats, writer, number);
+            }
+            restore(&mut self.arrived, undo.arrived.0, undo.arrived.1);
+            let progress = undo.progress;
+            if let Some((provider, at)) = progress
+                && let Some(subscription) = self.subscriptions.get_mut(&provider)
+            {
+                subscription.progress = at;
+            }
+        }
+        undone.len()
+    }
+
+    /// What is to be taken back when a commit is lost.
+    fn undo(&self, change: Change, writer: usize, provider: Option<usize>) -> Undo {
+        let key = match change {
+            Change::Insert(key, _) | Change::Update(key, _) | Change::Delete(key) => Some(key),
+            Change::Beat(_) => None,
+        };
+        let beat = key.is_none();
+        let progress = |of: usize| self.subscriptions.get(&of).map(|s| (of, s.progress));
+        Undo {
+            begin: self.end,
+            row: key.map(|key| (key, self.rows.get(&key).copied())),
+            beat: beat.then(|| (writer, self.beats.get(&writer).copied())),
+            arrived: (writer, self.arrived.get(&writer).copied()),
+            progress: provider.and_then(progress),
         }
     }
 
@@ -141,8 +221,11 @@ impl Server {
         self.wal.push(record);
     }
 
-    /// A commit of an application, or of the agent, on this server.
-    pub fn write(&mut self, me: usize, change: Change, time: u64) {
+    /// A commit of an application, or of the agent, on this server. Only a heartbeat may be on disk
+    /// later than that.
+    pub fn write(&mut self, me: usize, change: Change, time: u64, flush: bool) {
+        let undo = self.undo(change, me, None);
+        self.unflushed.push(undo);
         let mut number = self.arrived.get(&me).copied().unwrap_or(0);
         if !matches!(change, Change::Beat(_)) {
             number += 1;
@@ -173,11 +256,9 @@ impl Server {
             writer: me,
             number,
         });
-    }
-
-    /// The first record that a reader at `position` has not read.
-    pub fn after(&self, position: u64) -> usize {
-        self.wal.partition_point(|record| record.end <= position)
+        if flush {
+            self.flush();
+        }
     }
 
     /// Applies a provider's commit, with last_update_wins. Fails when the truth says that one
@@ -192,6 +273,8 @@ impl Server {
                 record.number, record.writer
             ));
         }
+        let undo = self.undo(record.change, record.writer, Some(provider));
+        self.unflushed.push(undo);
         if !beat {
             self.arrived.insert(record.writer, record.number);
         }
@@ -234,6 +317,8 @@ impl Server {
 
     /// A new slot starts here and now.
     pub fn create_slot(&mut self, subscriber: usize) -> u64 {
+        // It waits for a record of its own to be read, and only what is on disk is.
+        self.flush();
         self.slots_made += 1;
         let slot = Slot {
             confirmed: self.end,
@@ -254,6 +339,7 @@ impl Server {
 
     /// Rows come in by COPY, under a copy origin and with an old time.
     pub fn copy_in(&mut self, snapshot: &Snapshot) {
+        self.flush();
         let old = |(key, row): (&u32, &Row)| {
             let copied = Row {
                 value: row.value,
@@ -269,9 +355,16 @@ impl Server {
     /// For each origin the last commit in the WAL that begins at `since` and ends at `until`.
     pub fn origin_positions(&self, since: u64, until: u64) -> BTreeMap<usize, u64> {
         let records = self
-            .wal
+            .flushed()
             .iter()
             .filter(|record| record.begin >= since && record.end <= until);
         records.filter_map(|record| record.origin).collect()
     }
+}
+
+fn restore<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
+    match before {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
 }

@@ -44,6 +44,10 @@ pub enum Fault {
     Cut(Who, Who),
     /// The joiner is destroyed for ever.
     Destroy,
+    /// A member is destroyed for ever, and forgotten by an operator so many ms later.
+    Die(Who, u64),
+    /// A member leaves.
+    Leave(Who),
     /// Somebody drops the slot of one on the other, and perhaps makes it anew.
     Lose { by: Who, of: Who, anew: bool },
 }
@@ -68,6 +72,10 @@ pub struct Story {
     pub bad_calls: u32,
     /// One carrying of changes in so many stalls for a while; 0 for none.
     pub stalls: u32,
+    /// One round of an agent's loop in so many takes long; 0 for none.
+    pub slow_rounds: u32,
+    /// One flush in so many takes long; 0 for none.
+    pub slow_disks: u32,
     /// The mean pause between two writes of an application on one node, ms.
     pub write_every: u64,
 }
@@ -86,6 +94,8 @@ impl Story {
             bad_calls: *[0, 0, 60, 15].choose(rng).unwrap(),
             stalls: *[0, 200, 40].choose(rng).unwrap(),
             write_every: *[20, 60, 200].choose(rng).unwrap(),
+            slow_disks: [0, 0, 20][usize::try_from(seed / 28 % 3).unwrap_or(0)],
+            slow_rounds: [0, 0, 300, 40][usize::try_from(seed / 7 % 4).unwrap_or(0)],
         }
     }
 }
@@ -159,6 +169,30 @@ impl Story {
             _ => Fault::Cut(Who::Joiner, Who::Member(rng.random_range(0..8))),
         };
         story.faults = vec![(when, what, rng.random_range(17_000..40_000))];
+        story
+    }
+
+    /// While nodes join, a member leaves, or dies and is forgotten.
+    pub fn of_parting(seed: u64) -> Story {
+        let mut story = Story::of(seed);
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x9A87_1462_9A87);
+        let rng = &mut rng;
+        story.members = rng.random_range(3..=5);
+        story.faults.truncate(rng.random_range(0..=2));
+        story.faults.retain(|(_, what, _)| *what != Fault::Destroy);
+        let when = match rng.random_bool(0.7) {
+            true => When::Reached(POINTS.choose(rng).unwrap(), 1),
+            false => When::At(rng.random_range(1_500..10_000)),
+        };
+        let whom = match rng.random_bool(0.3) {
+            true => Who::Source,
+            false => Who::Member(rng.random_range(0..8)),
+        };
+        let what = match rng.random_bool(0.5) {
+            true => Fault::Leave(whom),
+            false => Fault::Die(whom, rng.random_range(0..20_000)),
+        };
+        story.faults.push((when, what, 0));
         story
     }
 

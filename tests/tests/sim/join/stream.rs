@@ -15,8 +15,12 @@ const START: (u64, u64) = (10, 120);
 const HALF_OPEN: (u64, u64) = (2_000, 9_000);
 /// How long a stream that stalls does so, ms.
 const STALL: (u64, u64) = (100, 4_000);
-/// One batch in so many moves the slot.
-const CONFIRMS: u32 = 4;
+/// One flush in so many moves a slot.
+const CONFIRMS: u32 = 2;
+/// How long what was applied may be in memory alone, ms: three rounds of the WAL writer.
+const FLUSH: (u64, u64) = (1, 600);
+/// And where the disk is busy.
+const SLOW_FLUSH: (u64, u64) = (1_000, 6_000);
 
 impl World {
     fn subscription(&mut self, subscriber: usize, provider: usize) -> Option<&mut Subscription> {
@@ -195,9 +199,9 @@ impl World {
         if !alive {
             return;
         }
-        let from = self.nodes[provider].server.after(at);
         let batch = self.rng.random_range(1..12);
-        let wal = &self.nodes[provider].server.wal;
+        let wal = self.nodes[provider].server.flushed();
+        let from = wal.partition_point(|record| record.end <= at);
         let records: Vec<Record> = wal[from..].iter().take(batch).copied().collect();
         let more = wal.len() > from + records.len();
         for record in &records {
@@ -206,8 +210,10 @@ impl World {
                 self.apply(subscriber, provider, record);
             }
         }
-        self.moved((subscriber, provider), Worker::Running { at, connection });
-        self.wake_readers(subscriber);
+        if let Some(subscription) = self.subscription(subscriber, provider) {
+            subscription.worker = Worker::Running { at, connection };
+        }
+        self.flush_soon(subscriber);
         if more {
             self.carry_soon(subscriber, provider);
         }
@@ -242,18 +248,38 @@ impl World {
             self.tainted.insert(subscriber);
             return true;
         }
-        self.lost.contains(&(subscriber, provider)) && record.number > next
+        self.lost.contains_key(&(subscriber, provider)) && record.number > next
     }
 
-    /// A reader tells its provider how far it is, now and then.
-    fn moved(&mut self, (subscriber, provider): (usize, usize), worker: Worker) {
-        if let Some(subscription) = self.subscription(subscriber, provider) {
-            subscription.worker = worker;
+    /// The WAL writer puts on disk what was committed without waiting for it, in its time.
+    pub fn flush_soon(&mut self, node: usize) {
+        let server = &mut self.nodes[node].server;
+        if server.is_ahead_of_disk() && !std::mem::replace(&mut server.flushes, true) {
+            let slow = self.slow(self.story.slow_disks);
+            self.within(if slow { SLOW_FLUSH } else { FLUSH }, Event::Flush { node });
         }
-        let confirms = self.rng.random_ratio(1, CONFIRMS);
-        let slot = self.nodes[provider].server.slots.get_mut(&subscriber);
-        if let (true, Worker::Running { at, .. }, Some(slot)) = (confirms, worker, slot) {
-            slot.confirmed = slot.confirmed.max(at);
+    }
+
+    /// What was applied is on disk: whoever reads here may have it, and the providers are told, now
+    /// and then, how far this server is.
+    pub fn flush(&mut self, node: usize) {
+        let server = &mut self.nodes[node].server;
+        server.flushes = false;
+        if !server.up {
+            return;
+        }
+        server.flush();
+        self.wake_readers(node);
+        let reads = self.nodes[node].server.subscriptions.iter();
+        let reads: Vec<(usize, Worker)> = reads.map(|(from, s)| (*from, s.worker)).collect();
+        for (provider, worker) in reads {
+            let told = self.serves(node, provider) && self.rng.random_ratio(1, CONFIRMS);
+            let slot = self.nodes[provider].server.slots.get_mut(&node);
+            if let (true, Worker::Running { at, connection }, Some(slot)) = (told, worker, slot)
+                && slot.sender == Some(connection)
+            {
+                slot.confirmed = slot.confirmed.max(at);
+            }
         }
     }
 
@@ -285,7 +311,7 @@ impl World {
         } else {
             "slots lost"
         });
-        self.lost.insert((subscriber, provider));
+        self.lost.insert((subscriber, provider), self.now);
         self.remove_slot(provider, subscriber);
         if anew {
             self.nodes[provider].server.create_slot(subscriber);

@@ -55,6 +55,8 @@ pub enum Event {
     },
     /// Everything a node knows arrives.
     Told { node: usize, roster: Arc<Roster> },
+    /// What was applied is put on disk.
+    Flush { node: usize },
     /// An application writes.
     Write { node: usize },
     /// A new machine comes.
@@ -63,8 +65,12 @@ pub enum Event {
     Break { fault: usize },
     /// What broke is whole again.
     Mend { broken: Broken },
-    /// An operator forgets a node that was destroyed.
+    /// An operator forgets a joiner that was destroyed.
     Forget { node: usize, looks: u32 },
+    /// An operator forgets a member that was destroyed.
+    Bury { node: usize },
+    /// An operator has a member leave.
+    Leave { node: usize },
 }
 
 /// What is broken.
@@ -83,6 +89,8 @@ pub struct Node {
     pub agent: Agent,
     /// Gone for ever.
     pub destroyed: bool,
+    /// It has left, in order: nothing of what it was told to store may go with it.
+    pub left: bool,
     /// What its applications were told is stored: the value of each of its keys.
     pub ledger: BTreeMap<u32, u64>,
     /// The number of the last change of its applications.
@@ -106,7 +114,8 @@ pub struct World {
     /// Do faults still happen, and calls get lost?
     pub rough: bool,
     /// What ready nodes lack for ever, unless they are synchronised anew: subscriber, provider.
-    pub lost: BTreeSet<(usize, usize)>,
+    /// And since when.
+    pub lost: BTreeMap<(usize, usize), u64>,
     /// Joiners that took changes with something missing before them.
     pub tainted: BTreeSet<usize>,
     /// Which faults have struck.
@@ -159,6 +168,7 @@ impl World {
             server: Server::new(rng.random_range(1_000..1_000_000)),
             agent: Agent::default(),
             destroyed: false,
+            left: false,
             ledger: BTreeMap::new(),
             written: 0,
         });
@@ -173,7 +183,7 @@ impl World {
             slots,
             writes: true,
             rough: true,
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             tainted: BTreeSet::new(),
             struck: BTreeSet::new(),
             reached: BTreeMap::new(),
@@ -212,6 +222,11 @@ impl World {
     /// Does one thing in `one_in` befall, while times are rough?
     pub fn unlucky(&mut self, one_in: u32) -> bool {
         self.rough && one_in > 0 && self.rng.random_ratio(1, one_in)
+    }
+
+    /// Does one thing in `one_in` take long? Also when times are calm.
+    pub fn slow(&mut self, one_in: u32) -> bool {
+        self.writes && one_in > 0 && self.rng.random_ratio(1, one_in)
     }
 
     pub fn note(&mut self, line: impl FnOnce() -> String) {
