@@ -58,7 +58,7 @@ pub(super) fn remove_buried(view: &View<'_>, plan: &mut Plan) {
 pub(super) fn create(view: &View<'_>, plan: &mut Plan) {
     let may_create = match view.inputs.life.stage {
         Stage::Founding => true,
-        Stage::Joining(phase) => phase == JoinPhase::Linking,
+        Stage::Joining(phase) => phase >= JoinPhase::Linking,
         Stage::Single | Stage::Ready | Stage::Resyncing | Stage::Leaving | Stage::Left => false,
     };
     if !may_create || view.postgres.local_node.is_none() || view.postgres.gate_open {

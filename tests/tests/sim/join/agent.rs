@@ -46,6 +46,8 @@ const SPREAD: (u64, u64) = (3, 200);
 pub struct Agent {
     pub up: bool,
     pub generation: u64,
+    /// When it was started, ms.
+    pub started: u64,
     pub life: Life,
     pub roster: Option<Roster>,
     pub version: u64,
@@ -70,13 +72,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// It starts again, from what is durable.
-    pub fn restarted(&self) -> Agent {
+    /// It starts again at `now`, from what is durable.
+    pub fn restarted(&self, now: u64) -> Agent {
         let mut lease = self.lease.clone();
         lease.sequence = 0;
         Agent {
             up: true,
             generation: self.generation + 1,
+            started: now,
             life: self.life.clone(),
             roster: self.roster.clone(),
             version: self.version,

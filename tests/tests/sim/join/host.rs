@@ -327,8 +327,11 @@ impl Host for Joiner {
         self.server(|_| ())?;
         self.with(|world| world.enable(self.node, provider, false));
         self.busy(STATEMENT).await;
-        let progress =
-            self.server(|server| server.subscriptions.get(&provider).map(|s| s.progress))?;
+        // pg_replication_origin_progress flushes what it answers for.
+        let progress = self.server(|server| {
+            server.flush();
+            server.subscriptions.get(&provider).map(|s| s.progress)
+        })?;
         progress
             .filter(|progress| *progress > 0)
             .map(Lsn)
@@ -422,8 +425,9 @@ impl Host for Joiner {
     }
 
     async fn linked(&self) {
+        // A word on an earlier attempt doesn't count, as with the daemon.
+        self.with(|world| world.nodes[self.node].agent.linked = false);
         loop {
-            // A word that came earlier is kept, as by the daemon.
             let over = self.with(|world| {
                 let agent = &mut world.nodes[self.node].agent;
                 std::mem::take(&mut agent.linked) || agent.life.stage == Stage::Ready

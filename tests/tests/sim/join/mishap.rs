@@ -182,7 +182,7 @@ impl World {
             Broken::Agent(node) | Broken::Postgres(node) if self.nodes[node].destroyed => {}
             Broken::Agent(node) => {
                 self.note(|| format!("agent {node} starts again"));
-                self.nodes[node].agent = self.nodes[node].agent.restarted();
+                self.nodes[node].agent = self.nodes[node].agent.restarted(self.now);
                 self.tick_soon(node);
             }
             Broken::Postgres(node) => {

@@ -12,8 +12,9 @@ const KEYS: u32 = 60;
 /// The keys of a node begin with so many times its number.
 const KEYS_OF_EACH: u32 = 1_000;
 
-/// How long after a slot was lost its reader may call the edge replicating, ms: heartbeats that came
-/// before count for five seconds, and a round of the provider's loop may take as long.
+/// How long after a slot was lost, and its reader's agent was started, the edge may be called
+/// replicating, ms: heartbeats that came before count for five seconds, and a round of the provider's
+/// loop may take as long.
 const KNOWN_WITHIN: u64 = 11_000;
 
 impl World {
@@ -123,8 +124,9 @@ impl World {
             .iter()
             .filter(|((subscriber, _), _)| *subscriber == node);
         let found = lost.filter(|((_, provider), _)| says(*provider));
+        let started = there.agent.started;
         let oldest = found
-            .map(|((_, provider), since)| (self.now - since, *provider))
+            .map(|((_, provider), since)| (self.now - started.max(*since), *provider))
             .max();
         match oldest {
             Some((age, provider)) if age > KNOWN_WITHIN => self.accuse(format!(
