@@ -289,7 +289,7 @@ async fn mend_all<H: Rows>(
             (repairs, done)
         }
     });
-    let mut outcomes: BTreeMap<&Key, Vec<(usize, Mended)>> = BTreeMap::new();
+    let mut outcomes: BTreeMap<&Key, Vec<(usize, &Repair, Mended)>> = BTreeMap::new();
     let done = join_all(orders).await;
     for (place, (repairs, done)) in done.iter().enumerate() {
         // A node that did not answer may have mended some: all are looked at again.
@@ -300,19 +300,21 @@ async fn mend_all<H: Rows>(
         };
         for (repair, outcome) in repairs.iter().zip(done) {
             let list = outcomes.entry(&repair.key).or_default();
-            list.push((place, outcome));
+            list.push((place, repair, outcome));
         }
     }
     for one in wrong {
         let outcomes = outcomes.remove(&one.key).unwrap_or_default();
         note(one, &outcomes, round);
-        let met = outcomes.iter().find_map(|(place, outcome)| match outcome {
-            Mended::Blocked(rival) => Some((*place, rival)),
-            Mended::Done | Mended::Raced | Mended::Refused(_) => None,
-        });
-        if let Some((place, rival)) = met {
-            round.rivals.insert(rival.clone());
-            rule_out(host, table, (one, place, rival), round).await?;
+        let met = outcomes
+            .iter()
+            .find_map(|(place, repair, outcome)| match outcome {
+                Mended::Blocked(rival) => Some((one, *repair, *place, rival)),
+                Mended::Done | Mended::Raced | Mended::Refused(_) => None,
+            });
+        if let Some(met) = met {
+            round.rivals.insert(met.3.clone());
+            rule_out(host, table, met, round).await?;
         }
     }
     Ok(())
@@ -323,29 +325,55 @@ async fn mend_all<H: Rows>(
 async fn rule_out<H: Rows>(
     host: &H,
     table: &str,
-    (one, place, rival): (&Wrong, usize, &Key),
+    (one, repair, place, rival): (&Wrong, &Repair, usize, &Key),
     round: &mut Round,
 ) -> Result<(), Failure> {
     let nodes = host.nodes();
-    let mut sightings = look(host, table, std::slice::from_ref(rival)).await?;
+    let mut sightings = look(host, table, &[one.key.clone(), rival.clone()]).await?;
+    let (again, own) = sightings.remove(&one.key).unwrap_or_default();
     let (looked, seen) = sightings.remove(rival).unwrap_or_default();
+    let (Some(held), Some(node)) = (seen.get(place).and_then(|one| one.row), nodes.get(place))
+    else {
+        return Ok(());
+    };
     let theirs = match judge(&nodes, &seen) {
         Ruling::Equal => seen.iter().filter_map(|one| one.row?.stamp).max(),
         Ruling::Stays(winner, _) => {
-            let hash = |place: usize| seen.get(place).and_then(|one| one.row).map(|row| row.hash);
-            if hash(place).is_some() && hash(place) != hash(winner) {
+            let right = seen.get(winner).and_then(|one| one.row);
+            if right.map(|row| row.hash) != Some(held.hash) {
                 let rows = (rival, &seen[place..=place], &looked[place..=place]);
                 return take_away(host, table, &nodes[place..=place], (rows, STALE_RIVAL)).await;
             }
-            seen.get(winner).and_then(|one| one.row?.stamp)
+            right.and_then(|row| row.stamp)
         }
         // It goes by itself.
         Ruling::Goes(_) => return Ok(()),
     };
+    // One that was written to since may have let go of the value: it is still in the way, as the
+    // very version that was seen just now, or neither goes.
+    let unchanged = own
+        .iter()
+        .map(|seen| seen.row)
+        .eq(one.seen.iter().map(|seen| seen.row));
+    let (Some(looked_at), true) = (again.get(place), unchanged) else {
+        return Ok(());
+    };
+    let repair = Repair {
+        looked: *looked_at,
+        ..repair.clone()
+    };
+    if host.mend(*node, table, &[repair]).await? != [Mended::Blocked(rival.clone())] {
+        return Ok(());
+    }
+    let (_, after) = host.look(*node, table, std::slice::from_ref(rival)).await?;
+    let after = after.first().and_then(|one| one.row);
+    if after.map(|row| row.token) != Some(held.token) {
+        return Ok(());
+    }
     let ours = one.winner().and_then(|(_, version)| version.stamp);
     let (key, seen, looked) = match outlives((ours, &one.key), (theirs, rival)) {
         true => (rival, &seen, &looked),
-        false => (&one.key, &one.seen, &one.looked),
+        false => (&one.key, &one.seen, &again),
     };
     if seen.iter().all(|one| one.row.is_none()) {
         return Ok(());
@@ -380,13 +408,15 @@ async fn take_away<H: Rows>(
     Ok(())
 }
 
-fn note(one: &Wrong, outcomes: &[(usize, Mended)], round: &mut Round) {
-    let done = outcomes.iter().any(|(_, outcome)| *outcome == Mended::Done);
+fn note(one: &Wrong, outcomes: &[(usize, &Repair, Mended)], round: &mut Round) {
+    let done = outcomes
+        .iter()
+        .any(|(_, _, outcome)| *outcome == Mended::Done);
     match done {
         true => round.mended.push(one.key.clone()),
         false => round.open.push(one.key.clone()),
     }
-    let problem = outcomes.iter().find_map(|(_, outcome)| match outcome {
+    let problem = outcomes.iter().find_map(|(_, _, outcome)| match outcome {
         Mended::Refused(why) => Some(why.clone()),
         Mended::Done | Mended::Raced | Mended::Blocked(_) => None,
     });

@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use world::{Done, LET_GO, World, Write, id, place, value_of};
+use world::{Done, World, Write, id, place, value_of};
 
 /// The longest a fence may wait in a run that goes on; the shell gives up after a minute.
 const STEPS: usize = 400;
@@ -480,8 +480,4 @@ fn all_nodes_are_equal_after_the_last_check() {
         let often = tally.get(what).is_some_and(|count| *count > 100);
         assert!(often || std::env::var_os("SEED").is_some(), "{what}");
     }
-    // The older row goes, but for a race that is rare: known, and to be mended in `rule_out`.
-    let often = |what| tally.get(what).copied().unwrap_or(0);
-    let rare = 20 * often(LET_GO) < often("rows that made way for a newer one");
-    assert!(rare || std::env::var_os("SEED").is_some(), "{tally:?}");
 }

@@ -29,9 +29,6 @@ pub fn value_of(content: i64) -> Option<i64> {
     (content % VALUES != 0).then_some(content % VALUES)
 }
 
-/// Rows that went for another one that had let go of the value by then.
-pub const LET_GO: &str = "rows that went for one that had let go";
-
 /// A row as one node holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -373,8 +370,7 @@ impl World {
         }
     }
 
-    /// A row that goes because another has its value is the older one; but the check compares it with
-    /// the newest version of the other, which may have let go of the value: that is counted.
+    /// A row that goes because another has its value is the older one, of versions that both had it.
     fn scrutinise_rival(&mut self, at: usize, repair: &Repair) {
         let row = self.nodes[at].rows.get(&repair.key).copied();
         let Some(row) = row.filter(|_| repair.rule == OLDER_RIVAL) else {
@@ -395,8 +391,9 @@ impl World {
             value(one).is_some() && rivals.any(|rival| value(rival) == value(one))
         });
         if !overtaken && self.clocks_agree() {
-            self.note(|| format!("no row with the value of {row:?} is newer"));
-            self.count(LET_GO);
+            self.wrong.get_or_insert(format!(
+                "{repair:?} takes {row:?} away, and no row with its value is newer"
+            ));
         }
     }
 
