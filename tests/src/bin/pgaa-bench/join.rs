@@ -182,6 +182,12 @@ pub fn admission() -> Result<()> {
     })?;
     late.start_agent()?;
     ready(&cluster, late)?;
+    // What took how long.
+    let log = late.agent_log();
+    let steps = log.lines().skip_while(|line| !line.contains("-> joining"));
+    for line in steps.take_while(|line| !line.contains("-> ready")) {
+        eprintln!("{line}");
+    }
     let took = between(late, "-> joining", "-> ready")?;
     report(
         "an empty node, from its admission to ready",

@@ -48,8 +48,10 @@ pub fn compare() -> Result<()> {
         }
         let node = cluster.nodes().first().context("no nodes")?;
         let (mut plain, mut eager, mut gentle) = (Vec::new(), Vec::new(), Vec::new());
+        let mut at_once = Vec::new();
         for _ in 0..ROUNDS {
             plain.push(seconds(|| node.sql_patiently(PLAIN).map(drop))?);
+            at_once.push(seconds(|| on_all(cluster))?);
             eager.push(seconds(|| verify(node, &["--eager"]))?);
             gentle.push(seconds(|| verify(node, &[]))?);
         }
@@ -61,7 +63,24 @@ pub fn compare() -> Result<()> {
             "1.5",
         );
         report("the same with rests", &line(median(&mut gentle)), "-");
+        let floor = line(median(&mut at_once));
+        report("one scan on each node at once / one scan", &floor, "-");
         effect(cluster, node)
+    })
+}
+
+/// The same scan on every node at once: they share this machine's cores, so nothing that reads all
+/// three copies takes less.
+fn on_all(cluster: &Cluster) -> Result<()> {
+    thread::scope(|scope| {
+        let scans = cluster.nodes().iter();
+        let scans: Vec<_> = scans
+            .map(|node| scope.spawn(|| node.sql_patiently(PLAIN).map(drop)))
+            .collect();
+        scans.into_iter().try_for_each(|scan| match scan.join() {
+            Ok(scanned) => scanned,
+            Err(_) => bail!("a scan panicked"),
+        })
     })
 }
 
