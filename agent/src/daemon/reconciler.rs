@@ -16,7 +16,7 @@ use pgaa_core::ids::NodeId;
 use pgaa_core::life::{Life, Stage};
 use pgaa_core::memory::Memory;
 use pgaa_core::observed::{DiskFacts, Fact, Observed, PostgresFacts};
-use pgaa_core::plan::{Inputs, Plan, plan, state_of};
+use pgaa_core::plan::{Inputs, Plan, awaits_joiner, plan, state_of};
 use pgaa_core::publish::{Publication, Publisher, Seen, publish};
 use pgaa_core::record::NodeRecord;
 use pgaa_core::report::report;
@@ -161,6 +161,7 @@ impl Reconciler {
         let node = Arc::clone(&self.node);
         let inputs = look.inputs(&node, &self.memory);
         let plan = plan(&inputs);
+        let awaits_joiner = awaits_joiner(&inputs);
         if plan.waiting.iter().any(|on| on.kind == "clock") {
             node.clock_wanted.notify_one();
         }
@@ -187,6 +188,7 @@ impl Reconciler {
             plan.waiting.len()
         );
         match (settled, outcome.failure) {
+            (true, _) if awaits_joiner => BUSY,
             (true, _) => REST,
             (false, Some(_)) => BUSY * 4,
             (false, None) if outcome.done > 0 => Duration::ZERO,

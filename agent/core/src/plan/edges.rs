@@ -253,6 +253,23 @@ fn silent_since_start(inputs: &Inputs<'_>, provider: NodeId, subscription: &str)
     silent && inherited.contains(subscription) && inputs.now.since(*looked) >= HEARTBEAT_FRESH
 }
 
+/// Does a node that makes its edges wait for this one to see its first heartbeat? It comes in no
+/// message that wakes anybody, so that it has to be looked for.
+#[must_use]
+pub fn awaits_joiner(inputs: &Inputs<'_>) -> bool {
+    let mut others = inputs
+        .roster
+        .iter()
+        .flat_map(|roster| roster.records.values());
+    others.any(|record| {
+        record.node != inputs.me
+            && record.state == NodeState::Joining
+            && record.phase >= Some(JoinPhase::Linking)
+            && reach(inputs, record.node) == Reach::Up
+            && edge_report(inputs, record).state != EdgeState::Replicating
+    })
+}
+
 /// How this node sees each of its inbound edges, for its record and the report.
 #[must_use]
 pub fn edge_reports(inputs: &Inputs<'_>) -> BTreeMap<NodeId, EdgeReport> {

@@ -10,7 +10,7 @@ use pgaa_core::join::{Forward, Lease};
 use pgaa_core::life::{Life, Stage};
 use pgaa_core::memory::Memory;
 use pgaa_core::observed::{Fact, Observed, Reach};
-use pgaa_core::plan::{Inputs, Plan, plan};
+use pgaa_core::plan::{Inputs, Plan, awaits_joiner, plan};
 use pgaa_core::policy::{ConflictResolution, FoundingSet, Policy};
 use pgaa_core::publish::{Publication, Publisher, Seen, publish};
 use pgaa_core::record::{Endpoints, NodeRecord};
@@ -266,6 +266,7 @@ impl World {
             dsns: &dsns,
         };
         let made = plan(&inputs);
+        let awaits_joiner = awaits_joiner(&inputs);
         if let Err(flaw) = check(&made, &inputs) {
             self.accuse(format!("{node}: {flaw}"));
         }
@@ -273,7 +274,10 @@ impl World {
         self.nodes[node].agent.memory = memory;
         self.publish(node, publication);
         self.no_gap_is_called_replicating(node);
-        self.act(node, &made)
+        match self.act(node, &made) {
+            REST if awaits_joiner => BUSY,
+            pause => pause,
+        }
     }
 
     fn dsns(&self) -> BTreeMap<NodeId, String> {
