@@ -1,7 +1,8 @@
 //! What the server's archiver does, and what waits for it; and the end of a command that it waits for.
 
 use super::Postgres;
-use super::session::{Purpose, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{SqlError, column, sql};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgaa_core::backup::archiving::ArchiverFacts;

@@ -3,8 +3,9 @@
 //! Must not know what they are compared with.
 
 use super::Postgres;
+use super::purpose::Purpose;
 use super::queries::{WHAT, queries, unexpected};
-use super::session::{Purpose, SqlError, column};
+use super::session::{SqlError, column};
 use pgaa_core::verify::{Digest, Key, Range, RowHash};
 use std::collections::BTreeMap;
 use tokio_postgres::Row;

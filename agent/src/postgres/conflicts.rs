@@ -6,7 +6,8 @@
 
 use super::log_files::FileId;
 use super::provision::OUR_FILE;
-use super::session::{Params, Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Params, Session, SqlError, column, sql};
 use super::{Postgres, suspects};
 use pgaa_core::conflicts::report::{Counts, Hot, Shown};
 use pgaa_core::conflicts::tuple::{Column, Shape};

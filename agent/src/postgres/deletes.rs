@@ -6,8 +6,9 @@
 //! what the list is for.
 
 use super::Postgres;
+use super::purpose::Purpose;
 use super::queries::{canonical, queries_if_any};
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::session::{Session, SqlError, column, sql};
 use super::suspects;
 use log::warn;
 use pgaa_core::rows::{Change, NamedBy, Suspect, decode};

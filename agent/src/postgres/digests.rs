@@ -3,8 +3,9 @@
 //! Must not know what they are compared with.
 
 use super::Postgres;
+use super::purpose::Purpose;
 use super::queries::queries;
-use super::session::{Purpose, Session, SqlError, column};
+use super::session::{Session, SqlError, column};
 use super::source::begin;
 use pgaa_core::verify::{Digest, Key};
 

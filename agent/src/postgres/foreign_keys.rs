@@ -1,7 +1,8 @@
 //! Rows that refer to nothing. Replication checks no foreign key, and nor does a repair.
 
 use super::Postgres;
-use super::session::{Params, Purpose, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Params, SqlError, column, sql};
 use pgaa_core::rows::Referrers;
 use pgaa_core::verify::{Key, Orphans, Range};
 use tokio_postgres::Row;

@@ -4,7 +4,8 @@
 //! Has a connection of its own, so that a long statement never looks like a dead node.
 
 use super::Postgres;
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, column, sql};
 use pgaa_core::ids::{DataEpoch, NodeId};
 
 /// When a heartbeat reaches the disk, and with it everything that was committed before it. Only

@@ -4,7 +4,8 @@
 
 use super::Postgres;
 use super::deletes::DELETES_SLOT;
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, column, sql};
 use bytes::Bytes;
 use futures_util::SinkExt;
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId};

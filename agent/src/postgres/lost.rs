@@ -4,7 +4,8 @@
 //! Must not know which rows, nor why.
 
 use super::Postgres;
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, column, sql};
 use pgaa_core::verify::Key;
 use tokio_postgres::Row;
 

@@ -8,7 +8,8 @@
 //! marked as synchronised and given its origin in ONE transaction, and enabled later. The slot on
 //! the provider exists before, and the stream starts where the slot starts.
 
-use super::session::{Params, Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Params, Session, SqlError, column, sql};
 use super::{OWN_SET, Postgres, SUBSCRIBED_SETS};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};

@@ -4,7 +4,8 @@
 //! edited after a release. Must not touch anything of the user's.
 
 use super::Postgres;
-use super::session::{Purpose, Session, Sql, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, Sql, SqlError, column, sql};
 use pgaa_core::ids::{DataEpoch, NodeId};
 use uuid::Uuid;
 

@@ -30,6 +30,7 @@ pub mod needed;
 mod observe;
 pub mod owner;
 pub mod provision;
+mod purpose;
 mod queries;
 mod recovery;
 mod rows;
@@ -64,7 +65,8 @@ pub use wire::{Refusal, WireError};
 
 use crate::config::Settings;
 use pgaa_core::time::Mono;
-use session::{Purpose, Session, sql};
+use purpose::Purpose;
+use session::{Session, sql};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 

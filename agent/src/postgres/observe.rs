@@ -6,7 +6,8 @@
 
 use super::audit::{self, Audit, FileRow, SettingRow};
 use super::needed::Needed;
-use super::session::{Purpose, Session, SqlError, chain, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, chain, column, sql};
 use super::tables::{self, Structure};
 use super::{Place, Postgres};
 use pgaa_core::ids::{DataEpoch, Lsn, NodeId, Ordinal};

@@ -3,7 +3,8 @@
 //!
 //! Must not know what is restored, and why.
 
-use super::session::{Purpose, Session, Sql, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, Sql, SqlError, column, sql};
 use super::{Place, Postgres};
 use pgaa_core::time::Wall;
 

@@ -3,8 +3,9 @@
 //! Must not know who is right about a row.
 
 use super::Postgres;
+use super::purpose::Purpose;
 use super::queries::{Queries, WHAT, canonical, queries, unexpected};
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::session::{Session, SqlError, column, sql};
 use super::suspects::as_json;
 use futures_util::future::join_all;
 use pgaa_core::ids::NodeId;

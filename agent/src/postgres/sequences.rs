@@ -3,7 +3,8 @@
 //! Node number k of at most `step` gives k, k + step, k + 2 x step, ... Changes nothing unasked.
 
 use super::Postgres;
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, column, sql};
 use pgaa_core::ids::Ordinal;
 use pgaa_core::observed::SequenceFacts;
 use std::collections::BTreeMap;

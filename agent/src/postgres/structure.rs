@@ -3,7 +3,8 @@
 //! Must not know what they are compared with.
 
 use super::Postgres;
-use super::session::{Purpose, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{SqlError, column, sql};
 use pgaa_core::verify::{Definition, PieceName, Pieces};
 use std::collections::BTreeMap;
 

@@ -3,7 +3,8 @@
 //! Must not know why a row is named, nor what comes of it.
 
 use super::Postgres;
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, column, sql};
 use pgaa_core::rows::{NamedBy, Suspect};
 use pgaa_core::verify::Key;
 use serde::Serialize;

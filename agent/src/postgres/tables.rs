@@ -2,7 +2,8 @@
 //!
 //! Must not decide which tables replicate; never touches rows except to send them.
 
-use super::session::{Purpose, Session, SqlError, column, sql};
+use super::purpose::Purpose;
+use super::session::{Session, SqlError, column, sql};
 use super::{Postgres, USER_SET, sequences};
 use pgaa_core::ids::Ordinal;
 use pgaa_core::observed::{SequenceFacts, TableFacts};
