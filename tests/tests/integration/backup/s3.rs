@@ -173,7 +173,12 @@ fn wrong_key(cluster: &Cluster, node: &Node, key: &Path, secret: &str) -> Result
     })?;
     node.sql("update public.shared set value = value + 1 where id = 1")?;
     server_file(key, secret, 0o600)?;
-    cluster.eventually(seconds(180), "all is well again", |_| {
+    well_again(cluster, node, seconds(180))
+}
+
+/// All that waited is there, and there is no gap.
+fn well_again(cluster: &Cluster, node: &Node, within: Duration) -> Result<()> {
+    cluster.eventually(within, "all is well again", |_| {
         let report = report(node)?;
         ensure!(
             report.waiting_bytes == 0 && report.gaps.is_empty(),
@@ -194,15 +199,7 @@ fn nobody_listens(cluster: &Cluster, node: &Node) -> Result<()> {
         says(node, Health::Degraded, "archive_failing", &words)
     })?;
     cluster.net.block_port(node.name(), PORT, None)?;
-    cluster.eventually(seconds(120), "all is well again", |_| {
-        let report = report(node)?;
-        ensure!(
-            report.waiting_bytes == 0 && report.gaps.is_empty(),
-            "{report:?}"
-        );
-        well(node)
-    })?;
-    Ok(())
+    well_again(cluster, node, seconds(120))
 }
 
 /// Packets vanish, under a load that fills what may wait while one command still hangs.
