@@ -11,6 +11,8 @@ use pgaa_core::conflicts::report::{Query, Report};
 use pgaa_core::founding::Released;
 use pgaa_core::ids::NodeId;
 use pgaa_core::life::{Life, Stage};
+use pgaa_core::record::{EdgeState, NodeRecord};
+use pgaa_core::state::NodeState;
 use pgaa_core::status::StatusReport;
 use pgaa_core::verify::{News, Wish};
 use serde_json::{Value, json};
@@ -204,6 +206,18 @@ async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
             bail!("this node is being synchronised anew: wait with pgaa-agent wait --for=ready")
         }
     }
+    let lacking = lacking(node);
+    if !force && !lacking.is_empty() {
+        bail!(
+            "{} changes of this node, and would lack them for good: see pgaa-agent status there. To \
+             go all the same: pgaa-agent leave --force, and then, on another node, \
+             pgaa-agent verify --repair",
+            match lacking.as_slice() {
+                [one] => format!("{one} lacks"),
+                several => format!("{} lack", several.join(" and ")),
+            }
+        );
+    }
     super::act::set_gate(node, Gate::Shut).await?;
     let last = node.beat(Flush::Now).await?;
     node.knowledge.live(|life| {
@@ -219,6 +233,21 @@ async fn leave(node: &Arc<Node>, force: bool) -> anyhow::Result<ActOutcome> {
     let text = "leaving: the gate is shut; pgaa-agent status shows what is still drained, \
                 pgaa-agent wait --for=left returns when it is done";
     Ok(ActOutcome::done(text))
+}
+
+/// The ready members that have lost what they need next from this node.
+fn lacking(node: &Node) -> Vec<String> {
+    let me = node.id();
+    let lacks = |record: &NodeRecord| {
+        let edge = record.edges.get(&me);
+        let lost = edge.is_some_and(|edge| edge.state == EdgeState::NeedsResync);
+        record.state == NodeState::Ready && lost
+    };
+    let names = node.knowledge.with_roster(|roster| {
+        let lacking = roster.records.values().filter(|record| lacks(record));
+        lacking.map(|record| record.name.to_string()).collect()
+    });
+    names.unwrap_or_default()
 }
 
 async fn restart(node: &Node) -> anyhow::Result<ActOutcome> {

@@ -331,7 +331,7 @@ fn judge(
 ) -> (EdgeState, &'static str) {
     match facts {
         None => (EdgeState::Missing, ""),
-        Some(_) if !slot_there && provider == NodeState::Ready => (
+        Some(_) if !slot_there && matches!(provider, NodeState::Ready | NodeState::Leaving) => (
             EdgeState::NeedsResync,
             "the provider's slot for this node is gone, or was made anew",
         ),

@@ -290,22 +290,32 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
         .values()
         .filter(|record| record.node != me)
     {
-        let seen = record.edges.get(&me).map_or(0, |edge| edge.heartbeat);
+        let edge = record.edges.get(&me);
+        let seen = edge.map_or(0, |edge| edge.heartbeat);
+        // It never will: what it needs next is gone.
+        let lacks = edge.is_some_and(|edge| edge.state == EdgeState::NeedsResync);
         let reach = view.inputs.observed.peers.get(&record.node);
-        let excused = view.inputs.life.leave_by_force && reach != Some(&Reach::Up);
+        let excused = view.inputs.life.leave_by_force && (lacks || reach != Some(&Reach::Up));
         // One that joins follows this node once it has a slot here. Before that it would copy from
         // others, who have everything by then, and it gets no lease from a node that leaves.
         let follows = record.state == NodeState::Ready || readers.contains(&record.node);
         let apart = record.state == NodeState::Quarantined;
-        if seen >= fence || excused || !follows || apart {
+        if (seen >= fence && !lacks) || excused || !follows || apart {
             continue;
         }
         drained = false;
-        let text = format!(
-            "{} to receive the last of this node's writes; without waiting for members that \
-             can't be reached: pgaa-agent leave --force",
-            record.name
-        );
+        let name = &record.name;
+        let text = match lacks {
+            false => format!(
+                "{name} to receive the last of this node's writes; without waiting for members \
+                 that can't be reached: pgaa-agent leave --force"
+            ),
+            true => format!(
+                "{name}, which lacks changes of this node that it can't get here any more; to go \
+                 all the same: pgaa-agent leave --force, and then, on another node, \
+                 pgaa-agent verify --repair"
+            ),
+        };
         plan.waiting.push(WaitingOn::new("drain", text));
     }
     if drained {

@@ -494,6 +494,31 @@ fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
     assert_eq!(world.text(), "do tell the others that this node is gone\n");
 }
 
+/// Its slot is gone: it waits for the leaving node to be ready again, which waits for it.
+#[test]
+fn a_leaving_node_goes_by_force_without_who_lacks_its_changes() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Leaving;
+    world.life.leave_after = Some(7);
+    world.postgres_mut().gate_open = false;
+    world.record_mut(2).edges.get_mut(&node(1)).unwrap().state = EdgeState::NeedsResync;
+    let text = world.text();
+    assert!(text.contains("wait for n2, which lacks changes"), "{text}");
+    world.life.leave_by_force = true;
+    assert_eq!(world.text(), "do tell the others that this node is gone\n");
+}
+
+#[test]
+fn what_is_lost_on_a_leaving_node_is_lost() {
+    let mut world = World::converged();
+    world.record_mut(2).slots_for.clear();
+    for state in [NodeState::Ready, NodeState::Leaving] {
+        world.record_mut(2).state = state;
+        let text = world.text();
+        assert!(text.contains("needs_resync"), "{state:?}: {text}");
+    }
+}
+
 #[test]
 fn a_leaving_node_waits_for_those_who_join_only_while_they_follow_it() {
     let mut world = World::converged();
