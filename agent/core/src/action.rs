@@ -27,6 +27,9 @@ pub enum Action {
     DropSubscription {
         /// Its name.
         subscription: String,
+        /// The provider's name, when the last of what it wrote may have reached some members only:
+        /// then this node has all tables compared.
+        compare: Option<String>,
     },
     /// Drop a slot whose subscriber is gone for good.
     DropSlot {
@@ -145,7 +148,7 @@ impl fmt::Display for Action {
                 write!(f, "restart PostgreSQL for {}", settings.join(", "))
             }
             Action::AdmitMembers { members } => write!(f, "admit {} members", members.len()),
-            Action::DropSubscription { subscription } => {
+            Action::DropSubscription { subscription, .. } => {
                 write!(f, "drop subscription {subscription}")
             }
             Action::DropSlot { slot, .. } => write!(f, "drop slot {slot}"),

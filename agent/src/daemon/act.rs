@@ -10,6 +10,7 @@ use pgaa_core::action::Action;
 use pgaa_core::ids::{NodeId, pglogical_node_name};
 use pgaa_core::join::Forward;
 use pgaa_core::life::Stage;
+use pgaa_core::rows::NamedBy;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -170,7 +171,19 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
             postgres::admit(&node.settings, members)?;
             done(sql.reload_conf().await)
         }
-        Action::DropSubscription { subscription } => {
+        Action::DropSubscription {
+            subscription,
+            compare,
+        } => {
+            // Before: what isn't dropped yet is found again after a crash.
+            if let Some(gone) = compare {
+                super::rows::name_all(node, NamedBy::Verify).await?;
+                let text = format!(
+                    "{gone} is gone, and the last of what it wrote may have reached some members \
+                     only: all tables are compared"
+                );
+                node.event(Severity::Info, "compared_without", text);
+            }
             done(sql.drop_subscription(subscription).await)
         }
         Action::DropSlot { slot, .. } => done(sql.drop_slot(slot, true).await),

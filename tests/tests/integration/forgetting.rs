@@ -129,3 +129,33 @@ fn a_dead_node_is_forgotten_everywhere_and_stays_away() -> Result<()> {
         cluster.assembled_among(&[a, b])
     })
 }
+
+/// What it wrote last had reached one of the two others only. Without a command it is on both, after
+/// it was forgotten.
+#[test]
+fn what_a_dead_node_wrote_last_is_on_all_others() -> Result<()> {
+    play(3, |cluster| {
+        let [a, b, c] = cluster.each()?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_orders(cluster)?;
+        cluster.net.cut("b", "c")?;
+        write_orders(c, 10)?;
+        cluster.eventually(seconds(30), "a has what c wrote", |_| rows(a, 10))?;
+        c.kill9_agent()?;
+        c.kill9_postmaster()?;
+        cluster.net.heal()?;
+        rows(b, 0)?;
+        cluster.eventually(seconds(30), "c is forgotten", |_| {
+            a.order(&["forget", "c"]).map(drop)
+        })?;
+        cluster.eventually(seconds(120), "b has what c wrote", |_| rows(b, 10))?;
+        cluster.eventually(seconds(60), "nothing is compared any more", |_| {
+            for node in [a, b] {
+                let waiting = node.status()?.rows.waiting;
+                ensure!(waiting == 0, "{} compares {waiting}", node.name());
+            }
+            Ok(())
+        })?;
+        rows(a, 10)
+    })
+}

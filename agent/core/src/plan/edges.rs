@@ -8,7 +8,7 @@ use crate::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name}
 use crate::life::Stage;
 use crate::observed::{PostgresFacts, Reach, SubscriptionFacts};
 use crate::record::{EdgeReport, EdgeState, JoinPhase, NodeRecord};
-use crate::roster::Roster;
+use crate::roster::{Roster, Tombstone};
 use crate::state::NodeState;
 use crate::status::{Finding, Health, WaitingOn};
 use std::collections::BTreeMap;
@@ -73,14 +73,34 @@ fn subscription_to(
 /// Subscriptions to nodes that are buried. Their origins stay: their numbers would be reused.
 pub(super) fn remove_buried(view: &View<'_>, plan: &mut Plan) {
     for (node, tombstone) in &view.roster.tombstones {
+        let unsure = is_to_compare(view, *node, tombstone);
         let provider = pglogical_node_name(*node, tombstone.epoch);
         for (name, subscription) in &view.postgres.subscriptions {
             if subscription.provider == provider {
                 plan.actions.push(Action::DropSubscription {
                     subscription: name.clone(),
+                    compare: unsure.then(|| tombstone.name.to_string()),
                 });
             }
         }
+    }
+}
+
+/// Is it for this node to have all tables compared, now that another is gone? What a forgotten one
+/// wrote last has reached some members, perhaps: one of them compares. One that has left was drained,
+/// but by force not for those that it didn't reach: each of them compares.
+fn is_to_compare(view: &View<'_>, node: NodeId, tombstone: &Tombstone) -> bool {
+    let Inputs {
+        me, memory, now, ..
+    } = *view.inputs;
+    if view.inputs.life.stage != Stage::Ready {
+        return false;
+    }
+    let mut records = view.roster.records.values();
+    let first = records.find(|record| record.state == NodeState::Ready);
+    match tombstone.left {
+        true => !memory.heartbeat_fresh(node, tombstone.epoch, now, HEARTBEAT_FRESH),
+        false => first.is_some_and(|record| record.node == me),
     }
 }
 

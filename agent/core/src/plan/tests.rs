@@ -420,6 +420,41 @@ fn the_buried_are_removed_and_nobody_else() {
     assert!(!text.contains("00000002"), "{text}");
 }
 
+/// What a forgotten node wrote last may be on one member only: one of them compares. One that has
+/// left was drained, unless nothing had come from it for a while.
+#[test]
+fn when_another_is_gone_all_tables_are_compared_where_it_is_needed() {
+    let compares = |world: &World| {
+        let actions = world.plan().actions;
+        let drops = actions.into_iter().find_map(|action| match action {
+            Action::DropSubscription { compare, .. } => Some(compare),
+            _ => None,
+        });
+        drops.expect("the subscription is dropped").is_some()
+    };
+    let without = |left: bool| {
+        let mut world = World::converged();
+        let tombstone = Tombstone {
+            name: name(3),
+            epoch: epoch(3),
+            ordinal: Some(Ordinal(3)),
+            left,
+        };
+        let link = LineageId(Uuid::from_u128(5));
+        let roster = world.roster.as_mut().unwrap();
+        roster.bury(node(3), tombstone, link);
+        world
+    };
+    assert!(compares(&without(false)));
+    let mut second = without(false);
+    second.record_mut(1).state = NodeState::Leaving;
+    assert!(!compares(&second));
+    assert!(!compares(&without(true)));
+    let mut behind = without(true);
+    behind.memory.heartbeats.remove(&node(3));
+    assert!(compares(&behind));
+}
+
 #[test]
 fn a_new_address_is_followed() {
     let mut world = World::converged();

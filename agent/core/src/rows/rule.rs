@@ -35,6 +35,9 @@ pub enum Reason {
     DeletedEarlier,
     /// Nobody knows who deleted it at its author, because the list of deletes has a gap.
     DeletesUnknown,
+    /// Its author has left or was forgotten, and nobody has deleted it: what it wrote last may have
+    /// reached some nodes only.
+    AuthorGone,
     /// No version has a known author: most nodes decide.
     Majority,
 }
@@ -49,6 +52,7 @@ impl Reason {
             Reason::DeletedLater => "deleted later",
             Reason::DeletedEarlier => "deleted earlier",
             Reason::DeletesUnknown => "deletes unknown",
+            Reason::AuthorGone => "its author is gone",
             Reason::Majority => "majority",
         }
     }
@@ -69,6 +73,9 @@ pub fn judge(nodes: &[NodeId], seen: &[Seen]) -> Ruling {
     let hashes: Vec<_> = hashes.collect();
     if hashes.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ruling::Equal;
+    }
+    if let Some(ruling) = author_is_gone(nodes, seen) {
+        return ruling;
     }
     let known = survivors(nodes, seen);
     let live: Vec<&(Stamp, usize)> = known
@@ -98,6 +105,41 @@ fn survivors(nodes: &[NodeId], seen: &[Seen]) -> Vec<(Stamp, usize)> {
     stamps.collect()
 }
 
+/// The newest version is of a node that is no member any more, which can't be asked whether it is
+/// live there: then what survives stays, unless a member has deleted it later. `None` where this
+/// isn't so, or where a gap in the lists of deletes leaves it open.
+fn author_is_gone(nodes: &[NodeId], seen: &[Seen]) -> Option<Ruling> {
+    let stamps = seen
+        .iter()
+        .enumerate()
+        .filter_map(|(place, one)| Some((one.row?.stamp?, place)));
+    let (newest, place) = stamps.max_by_key(|(stamp, _)| *stamp)?;
+    if nodes.contains(&newest.author) {
+        return None;
+    }
+    if deleted_later(nodes, seen, newest) {
+        return Some(Ruling::Goes(Reason::DeletedLater));
+    }
+    let gap = seen.iter().any(|one| one.deletes_unknown_after(newest));
+    (!gap).then_some(Ruling::Stays(place, Reason::AuthorGone))
+}
+
+/// Has a node deleted the row after this version was written?
+fn deleted_later(nodes: &[NodeId], seen: &[Seen], version: Stamp) -> bool {
+    nodes.iter().zip(seen).any(|(node, one)| {
+        one.deleted_us
+            .is_some_and(|at_us| (at_us, *node) > (version.at_us, version.author))
+    })
+}
+
+impl Seen {
+    /// May this node have deleted the row after this version was written, without knowing it any more?
+    fn deletes_unknown_after(&self, version: Stamp) -> bool {
+        self.deletes_since_us
+            .is_some_and(|since| since > version.at_us)
+    }
+}
+
 fn at_author(nodes: &[NodeId], seen: &[Seen], stamp: Stamp) -> bool {
     let mut held = nodes.iter().zip(seen);
     held.any(|(node, one)| {
@@ -112,20 +154,12 @@ fn distinct(live: &[&(Stamp, usize)]) -> bool {
 
 /// The newest version was deleted at its author: by whom, and when?
 fn none_is_live(nodes: &[NodeId], seen: &[Seen], (newest, place): (Stamp, usize)) -> Ruling {
-    let later = nodes.iter().zip(seen).any(|(node, one)| {
-        one.deleted_us
-            .is_some_and(|at_us| (at_us, *node) > (newest.at_us, newest.author))
-    });
-    if later {
+    if deleted_later(nodes, seen, newest) {
         return Ruling::Goes(Reason::DeletedLater);
     }
-    let gap = |one: &Seen| {
-        one.deletes_since_us
-            .is_some_and(|since| since > newest.at_us)
-    };
     let mut held = nodes.iter().zip(seen);
     let gone_there = held.any(|(node, one)| *node == newest.author && one.row.is_none());
-    if gone_there && seen.iter().any(gap) {
+    if gone_there && seen.iter().any(|one| one.deletes_unknown_after(newest)) {
         return Ruling::Goes(Reason::DeletesUnknown);
     }
     Ruling::Stays(place, Reason::DeletedEarlier)

@@ -153,10 +153,37 @@ fn with_a_gap_in_the_deletes_the_author_decides() {
     );
 }
 
+/// It was forgotten, and what it wrote last has reached one node only.
+#[test]
+fn what_a_node_that_is_gone_wrote_stays_unless_it_was_deleted_later() {
+    let last = row(2, Some(stamp(9, 77)));
+    let stays = Ruling::Stays(1, Reason::AuthorGone);
+    assert_eq!(judge(&nodes(), &[none(), last, none()]), stays);
+    // Of a row of another node, and of one that came with a copy.
+    let older = row(1, Some(stamp(5, 1)));
+    assert_eq!(judge(&nodes(), &[older, last, older]), stays);
+    assert_eq!(judge(&nodes(), &[row(1, None), last, row(1, None)]), stays);
+    let newer = row(1, Some(stamp(10, 1)));
+    let live = Ruling::Stays(0, Reason::LiveAtAuthor);
+    assert_eq!(judge(&nodes(), &[newer, last, newer]), live);
+    let deleted = Seen {
+        deleted_us: Some(10),
+        ..none()
+    };
+    let goes = Ruling::Goes(Reason::DeletedLater);
+    assert_eq!(judge(&nodes(), &[none(), last, deleted]), goes);
+    // Whether it was deleted is not known any more.
+    let gap = Seen {
+        deletes_since_us: Some(10),
+        ..none()
+    };
+    let goes = Ruling::Goes(Reason::Majority);
+    assert_eq!(judge(&nodes(), &[none(), last, gap]), goes);
+}
+
 #[test]
 fn of_versions_nobody_knows_the_majority_decides_and_a_known_one_beats_them() {
-    let gone = Some(stamp(9, 77));
-    let seen = [row(1, None), row(2, gone), row(2, None)];
+    let seen = [row(1, None), row(2, None), row(2, None)];
     assert_eq!(judge(&nodes(), &seen), Ruling::Stays(1, Reason::Majority));
     let seen = [row(1, None), none(), none()];
     assert_eq!(judge(&nodes(), &seen), Ruling::Goes(Reason::Majority));

@@ -366,7 +366,7 @@ impl World {
             Action::AdmitMembers { members } => {
                 self.nodes[node].server.admitted.clone_from(members);
             }
-            Action::DropSubscription { subscription } => {
+            Action::DropSubscription { subscription, .. } => {
                 let found = self.names[node]
                     .iter()
                     .position(|name| name == subscription);

@@ -67,7 +67,7 @@ fn one(
     match action {
         Action::Prepare => servers.prepare(machine),
         Action::AdmitMembers { members } => servers.admit(machine, members.clone()),
-        Action::DropSubscription { subscription } => {
+        Action::DropSubscription { subscription, .. } => {
             turn.shared.drops += 1;
             servers.drop_subscription(machine, subscription);
         }
