@@ -267,8 +267,14 @@ impl Node {
 
     /// `pgaa-agent --socket PATH <arguments>`, as the server's account.
     pub fn ask(&self, arguments: &[&str]) -> Result<Output> {
+        self.ask_within(30, arguments)
+    }
+
+    /// Like [`Node::ask`], with so many seconds for the answer: a comparison rests most of the time
+    /// where the processors are busy.
+    pub fn ask_within(&self, seconds: u32, arguments: &[&str]) -> Result<Output> {
         let mut command = as_server("timeout");
-        command.arg("30").arg(&self.agent_binary);
+        command.arg(seconds.to_string()).arg(&self.agent_binary);
         command
             .arg("--socket")
             .arg(self.agent_socket())
