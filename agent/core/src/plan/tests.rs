@@ -426,9 +426,12 @@ fn the_buried_are_removed_and_nobody_else() {
 fn when_another_is_gone_all_tables_are_compared_where_it_is_needed() {
     let compares = |world: &World| {
         let actions = world.plan().actions;
-        let drops = actions.into_iter().find_map(|action| match action {
-            Action::DropSubscription { compare, .. } => Some(compare),
-            _ => None,
+        let drops = actions.into_iter().find_map(|action| {
+            if let Action::DropSubscription { compare, .. } = action {
+                Some(compare)
+            } else {
+                None
+            }
         });
         drops.expect("the subscription is dropped").is_some()
     };
