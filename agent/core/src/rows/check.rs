@@ -362,12 +362,7 @@ async fn rule_out<H: Rows>(
         looked: *looked_at,
         ..repair.clone()
     };
-    if host.mend(*node, table, &[repair]).await? != [Mended::Blocked(rival.clone())] {
-        return Ok(());
-    }
-    let (_, after) = host.look(*node, table, std::slice::from_ref(rival)).await?;
-    let after = after.first().and_then(|one| one.row);
-    if after.map(|row| row.token) != Some(held.token) {
+    if !still_blocked(host, table, (*node, repair), (rival, held)).await? {
         return Ok(());
     }
     let ours = one.winner().and_then(|(_, version)| version.stamp);
@@ -383,6 +378,21 @@ async fn rule_out<H: Rows>(
         return Ok(());
     }
     take_away(host, table, &nodes, ((key, seen, looked), OLDER_RIVAL)).await
+}
+
+/// Does this version of the rival, and no other, keep the node from mending a row?
+async fn still_blocked<H: Rows>(
+    host: &H,
+    table: &str,
+    (node, repair): (NodeId, Repair),
+    (rival, version): (&Key, Version),
+) -> Result<bool, Failure> {
+    if host.mend(node, table, &[repair]).await? != [Mended::Blocked(rival.clone())] {
+        return Ok(false);
+    }
+    let (_, after) = host.look(node, table, std::slice::from_ref(rival)).await?;
+    let after = after.first().and_then(|one| one.row);
+    Ok(after.map(|row| row.token) == Some(version.token))
 }
 
 /// Takes a row away on these nodes, where it is what was seen there.
