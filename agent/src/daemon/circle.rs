@@ -73,6 +73,15 @@ impl<'a> Circle<'a> {
         self.node.id()
     }
 
+    /// Is this a member that isn't asked?
+    pub fn is_absent(&self, other: NodeId) -> bool {
+        if self.members.iter().any(|member| member.node == other) {
+            return false;
+        }
+        let members = self.node.knowledge.with_roster(|roster| roster.members());
+        members.is_some_and(|members| members.contains(&other))
+    }
+
     /// Who they are.
     pub fn nodes(&self) -> Vec<NodeId> {
         self.members.iter().map(|member| member.node).collect()

@@ -28,9 +28,14 @@ impl Rows for Mesh<'_> {
             .0
             .check(of, table, CheckAsk::Look(keys.to_vec()))
             .await?;
-        let CheckAnswer::Seen(at, seen) = answer else {
+        let CheckAnswer::Seen(at, mut seen) = answer else {
             return Err(self.0.unfit(of));
         };
+        // What a member wrote that isn't asked now (it is synchronised anew, or set apart) may be
+        // deleted there: it must not be taken for one that is gone.
+        for row in seen.iter_mut().filter_map(|one| one.row.as_mut()) {
+            row.stamp = row.stamp.filter(|stamp| !self.0.is_absent(stamp.author));
+        }
         match seen.len() == keys.len() {
             true => Ok((at, seen)),
             false => Err(self.0.unfit(of)),
