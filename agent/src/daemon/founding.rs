@@ -111,8 +111,10 @@ async fn tick(node: &Arc<Node>, asking: &mut JoinSet<Reply>) -> anyhow::Result<b
     };
     let now = node.clocks.mono();
     let (step, standing) = {
+        let answering = node.knowledge.answering(now);
         let mut machine = node.founding();
         machine.set_me(hello.clone());
+        machine.set_answering(answering);
         let step = machine.tick(now, &mut Uuid::new_v4);
         if step.persist {
             let stored = node.store.set_founding(machine.durable());

@@ -318,6 +318,15 @@ impl Knowledge {
             .collect()
     }
 
+    /// Where the other members that are up take calls.
+    #[must_use]
+    pub fn answering(&self, now: Mono) -> BTreeSet<SocketAddr> {
+        let reach = self.reach(now);
+        let up = |node: &NodeId| reach.get(node) == Some(&Reach::Up);
+        let others = self.others().into_iter().filter(|(node, _)| up(node));
+        others.map(|(_, at)| at).collect()
+    }
+
     /// How long ago each record arrived, milliseconds.
     #[must_use]
     pub fn ages(&self, now: Mono) -> BTreeMap<NodeId, u64> {

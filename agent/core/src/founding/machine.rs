@@ -77,6 +77,7 @@ pub struct Founding {
     pub(super) durable: Durable,
     pub(super) book: Book,
     pub(super) resolved: Option<Vec<SocketAddr>>,
+    pub(super) answering: BTreeSet<SocketAddr>,
     pub(super) candidacy: Option<Candidacy>,
     pub(super) started: Option<Mono>,
     pub(super) round: u64,
@@ -105,6 +106,7 @@ impl Founding {
             durable,
             book: Book::default(),
             resolved,
+            answering: BTreeSet::new(),
             candidacy: None,
             started: None,
             round: 0,
@@ -133,6 +135,13 @@ impl Founding {
             FoundingSet::Any => self.resolved = Some(seeds),
             FoundingSet::Addresses(_) => {}
         }
+    }
+
+    /// Tells where members of this node's cluster answer now, by whatever way. Nothing at such an address can
+    /// have been made anew: a member has no reason to say hello there, and the token that a hello takes
+    /// may have expired long ago.
+    pub fn set_answering(&mut self, members: BTreeSet<SocketAddr>) {
+        self.answering = members;
     }
 
     /// What must be on disk.

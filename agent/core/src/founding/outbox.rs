@@ -49,7 +49,9 @@ impl Founding {
             (false, true) => HELLO_EVERY,
             (false, false) => HELLO_EVERY_LATER,
         };
-        if !settled {
+        if settled {
+            wanted.retain(|at| !self.answering.contains(at));
+        } else {
             wanted.extend(self.durable.promise.iter().map(|promise| promise.at));
             wanted.extend(self.book.addresses());
             wanted.remove(&self.me.endpoints.grpc);

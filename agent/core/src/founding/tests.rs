@@ -235,6 +235,27 @@ fn a_decree_is_obeyed_by_whom_it_names_and_only_one() {
 }
 
 #[test]
+fn a_member_says_hello_only_where_no_member_answers() {
+    let mut founders = [1, 2, 3].map(|n| node(n, DataHeld::Empty));
+    run(&mut founders, 6);
+    let it = &mut founders[0];
+    let cluster = it.durable().decree.as_ref().map(|decree| decree.cluster);
+    it.set_me(Hello {
+        cluster,
+        ..hello(1, DataHeld::Empty)
+    });
+    let mut greeted = |up: &[u128], minute: u64| {
+        it.set_answering(up.iter().copied().map(address).collect());
+        let asks = it.tick(Mono(60_000 * minute), &mut uuids()).asks;
+        asks.iter().map(|ask| ask.to).collect::<Vec<_>>()
+    };
+    assert_eq!(greeted(&[2, 3], 1), []);
+    assert_eq!(greeted(&[3], 2), [address(2)], "it may be made anew");
+    assert_eq!(greeted(&[], 3), [address(2), address(3)]);
+    assert_eq!(greeted(&[2, 3], 4), []);
+}
+
+#[test]
 fn rows_facing_a_member_are_quarantined_and_empty_nodes_join() {
     let member = Hello {
         cluster: Some(ClusterId(Uuid::from_u128(9))),

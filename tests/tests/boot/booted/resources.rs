@@ -7,6 +7,7 @@ use crate::machine::Machine;
 use crate::seconds;
 use crate::yard::{Yard, alone, play, play_with, user_data};
 use anyhow::{Context, Result, ensure};
+use pgaa_core::state::NodeState;
 use pgaa_core::status::{Finding, Health};
 use std::path::Path;
 
@@ -131,35 +132,68 @@ fn shift_clock(machine: &Machine, by: &str) -> Result<()> {
     )
 }
 
-/// Two days behind: the certificate it is given is not valid yet for it. It says so, and the other
-/// two say who is missing; with the right time it goes on, without a reboot.
+/// Who founds is whose id is the lowest: an id that is lower, or higher, than any that is drawn.
+fn name_itself(machine: &Machine, id: &str) -> Result<()> {
+    let identity = format!(r#"{{"node": "{id}", "generation": 0, "versions_reserved": 0}}"#);
+    machine.write("var/lib/pgaa/node.json", &identity)
+}
+
+/// Another founds: the certificate that it is given is not valid yet for it. It says so, and the
+/// other two say who is missing; with the right time it goes on, without a reboot.
 #[test]
 fn a_wrong_clock_is_named() -> Result<()> {
+    with_a_clock_behind("ffffffff-ffff-4fff-bfff-ffffffffffff", |a, c| {
+        let waiting = c.status()?.waiting_on;
+        let says = "is not valid yet: compare the two clocks (timedatectl)";
+        ensure!(
+            waiting.iter().any(|on| on.text.contains(says)),
+            "{waiting:?}"
+        );
+        let line = c.property("pgaa-agent", "StatusText")?;
+        ensure!(line.contains("enrolling") && line.contains(says), "{line}");
+        has_said(c, "pgaa-agent", &[says])?;
+        let state = c.property("pgaa-agent", "ActiveState")?;
+        ensure!(state == "active", "it is {state}");
+        let others = a.status()?.waiting_on;
+        ensure!(
+            others
+                .iter()
+                .any(|on| on.text.contains("c of the founding")),
+            "{others:?}"
+        );
+        Ok(())
+    })
+}
+
+/// It founds itself: its certificates are valid for all, and the two whose clocks agree go on without it,
+/// say whose clock is wrong, and take writes; it takes none.
+#[test]
+fn a_founder_with_a_wrong_clock_is_named() -> Result<()> {
+    with_a_clock_behind("00000000-0000-4000-8000-000000000000", |a, c| {
+        let report = a.status()?;
+        let of_c = |finding: &Finding| finding.text.contains("the clock of c is 172800");
+        let found = report.findings.iter().find(|finding| of_c(finding));
+        let found = found.with_context(|| format!("{:?}", report.findings))?;
+        ensure!(found.severity == Health::Critical, "{found:?}");
+        ensure!(report.node.state == NodeState::Ready, "{:?}", report.node);
+        let state = c.status()?.node.state;
+        ensure!(state == NodeState::WaitingForClock, "{state:?}");
+        Ok(())
+    })
+}
+
+/// Three machines, of which `c`, who is `id`, is two days behind. Once `is_named` holds, given `a`
+/// and `c`, it is given the right time, and all are in the mesh.
+fn with_a_clock_behind(
+    id: &str,
+    is_named: impl Fn(&Machine, &Machine) -> Result<()>,
+) -> Result<()> {
     play(3, |yard| {
         let [a, b, c] = yard.each()?;
         shift_clock(c, "-2d")?;
+        name_itself(c, id)?;
         yard.switch_on()?;
-        yard.eventually(seconds(120), "the wrong clock is named", || {
-            let waiting = c.status()?.waiting_on;
-            let says = "is not valid yet: compare the two clocks (timedatectl)";
-            ensure!(
-                waiting.iter().any(|on| on.text.contains(says)),
-                "{waiting:?}"
-            );
-            let line = c.property("pgaa-agent", "StatusText")?;
-            ensure!(line.contains("enrolling") && line.contains(says), "{line}");
-            has_said(c, "pgaa-agent", &[says])?;
-            let state = c.property("pgaa-agent", "ActiveState")?;
-            ensure!(state == "active", "it is {state}");
-            let others = a.status()?.waiting_on;
-            ensure!(
-                others
-                    .iter()
-                    .any(|on| on.text.contains("c of the founding")),
-                "{others:?}"
-            );
-            Ok(())
-        })?;
+        yard.eventually(seconds(120), "the wrong clock is named", || is_named(a, c))?;
         c.shell(
             "rm /etc/systemd/system/pgaa-agent.service.d/clock.conf\n\
              systemctl daemon-reload; systemctl restart pgaa-agent",

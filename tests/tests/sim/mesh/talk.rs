@@ -46,6 +46,15 @@ impl Agent {
             .collect()
     }
 
+    /// Where the other members are that are up.
+    fn answering(&self, now: Mono) -> BTreeSet<SocketAddr> {
+        let mut reach = self.reach(now);
+        reach.retain(|_, reach| *reach == Reach::Up);
+        let addresses = self.addresses().into_iter();
+        let up = addresses.filter(|(node, _)| reach.contains_key(node));
+        up.map(|(_, at)| at).collect()
+    }
+
     pub(super) fn found(&mut self, turn: &mut Turn<'_, Agent>) {
         for (ask, sent) in &mut self.asked {
             if sent.is_some_and(|sent| turn.now.since(sent) >= PATIENCE) {
@@ -59,6 +68,7 @@ impl Agent {
         }
         self.founding.set_me(self.hello());
         self.founding.set_resolved(self.disk.setup.seeds.clone());
+        self.founding.set_answering(self.answering(turn.now));
         let rng = &mut *turn.rng;
         let step = self
             .founding
