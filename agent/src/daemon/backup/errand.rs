@@ -6,6 +6,7 @@ use super::retention::{expire, former, kept_from};
 use super::{Held, Keeper};
 use crate::backup::{BackupError, PgBackRest, Step as Copied, Version};
 use crate::config::Schedules;
+use crate::daemon::node::Node;
 use crate::events::Severity;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -14,6 +15,8 @@ use pgaa_core::backup::archiving::{ArchiverFacts, Step};
 use pgaa_core::backup::due::{covered, due};
 use pgaa_core::backup::repository::StanzaContents;
 use pgaa_core::backup::{BackupKind, Stanza};
+use pgaa_core::ids::NodeId;
+use pgaa_core::roster::Roster;
 use pgaa_core::time::{Mono, Now, Wall};
 use std::future::Future;
 use std::path::PathBuf;
@@ -197,8 +200,7 @@ impl Keeper {
             .gap_since
             .filter(|_| kind == BackupKind::Full);
         notes.extend(gap.map(|gap| ("gap-since-ms", gap.0.to_string())));
-        let (keep, archiving) = (self.node.settings.backup.keep, self.archiving_nodes());
-        let clocks = self.node.clocks;
+        let node = Arc::clone(&self.node);
         async move {
             let own = own.ok_or("PostgreSQL has not answered yet")?;
             let mut progress = |step: Copied| done.store(step.done, Ordering::Relaxed);
@@ -206,25 +208,15 @@ impl Keeper {
                 .await
                 .map_err(words)?;
             let contents = tool.contents().await.map_err(words)?;
-            let former = former(&contents, &own, &archiving);
-            let from = kept_from(&contents, &own, keep, clocks.wall());
+            let former = former(&contents, &own, &archiving_nodes(&node));
+            let keep = node.settings.backup.keep;
+            let from = kept_from(&contents, &own, keep, node.clocks.wall());
             expire(&tool, &contents, &former, from).await;
             Ok(Brought {
                 contents: Some(tool.contents().await.map_err(words)?),
                 ..Brought::default()
             })
         }
-    }
-
-    /// The stanzas of members that may be archiving.
-    fn archiving_nodes(&self) -> Vec<pgaa_core::ids::NodeId> {
-        let said = |roster: &pgaa_core::roster::Roster| {
-            let records = roster.records.values();
-            let archive =
-                records.filter(|r| r.backup.claim.is_some() || r.backup.archived_until.is_some());
-            archive.map(|record| record.node).collect()
-        };
-        self.node.knowledge.with_roster(said).unwrap_or_default()
     }
 
     /// Takes in how an errand came out.
@@ -395,6 +387,17 @@ async fn list(tool: PgBackRest) -> Outcome {
         contents: Some(tool.contents().await.map_err(words)?),
         ..Brought::default()
     })
+}
+
+/// Members that may be archiving.
+fn archiving_nodes(node: &Node) -> Vec<NodeId> {
+    let said = |roster: &Roster| {
+        let records = roster.records.values();
+        let archive =
+            records.filter(|r| r.backup.claim.is_some() || r.backup.archived_until.is_some());
+        archive.map(|record| record.node).collect()
+    };
+    node.knowledge.with_roster(said).unwrap_or_default()
 }
 
 #[cfg(test)]

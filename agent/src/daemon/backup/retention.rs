@@ -34,11 +34,13 @@ pub(super) fn kept_from(
     const DAY_MS: i64 = 24 * 3_600 * 1_000;
     let own = of(contents, own)?;
     let full = own.backups.iter().filter(|b| b.kind == BackupKind::Full);
-    let full: Vec<Wall> = full.map(|backup| backup.stopped_at).collect();
-    let oldest = full.iter().min().copied()?;
+    let mut full: Vec<Wall> = full.map(|backup| backup.stopped_at).collect();
+    full.sort_unstable_by_key(|stopped_at| std::cmp::Reverse(*stopped_at));
     match keep.days {
+        _ if full.is_empty() => None,
         Some(days) => Some(Wall(now.0.saturating_sub(i64::from(days) * DAY_MS))),
-        None => (full.len() >= usize::from(keep.full)).then_some(oldest),
+        // The oldest of those that are kept: there may be more for a moment.
+        None => full.get(usize::from(keep.full).saturating_sub(1)).copied(),
     }
 }
 
@@ -122,6 +124,7 @@ mod tests {
         };
         assert_eq!(from(&[20], by_count), None);
         assert_eq!(from(&[20, 27], by_count), Some(20));
+        assert_eq!(from(&[13, 27, 20], by_count), Some(20));
         let by_days = Keep {
             days: Some(14),
             ..by_count
