@@ -129,7 +129,10 @@ pub enum Action {
     /// Every edge is alive both ways: have the members promise to keep their slots.
     CommitJoin,
     /// Tell every member that this node is gone for good.
-    AnnounceLeaving,
+    AnnounceLeaving {
+        /// It goes by force before all rows were compared that it alone knows to be open.
+        unsettled: bool,
+    },
     /// Remove our own edges and declare this node gone.
     FinishLeaving,
     /// Take this ordinal, durably.
@@ -189,7 +192,7 @@ impl fmt::Display for Action {
             Action::StartJoin => write!(f, "start joining"),
             Action::StartResync => write!(f, "start to be synchronised anew"),
             Action::CommitJoin => write!(f, "have the members keep the slots for this node"),
-            Action::AnnounceLeaving => write!(f, "tell the others that this node is gone"),
+            Action::AnnounceLeaving { .. } => write!(f, "tell the others that this node is gone"),
             Action::FinishLeaving => write!(f, "remove our own edges and go"),
             Action::TakeOrdinal { ordinal } => write!(f, "take ordinal {ordinal}"),
         }
@@ -204,7 +207,7 @@ impl Action {
             Action::DropSubscription { .. }
             | Action::DropSlot { .. }
             | Action::GiveUpSlot { .. }
-            | Action::AnnounceLeaving
+            | Action::AnnounceLeaving { .. }
             | Action::FinishLeaving => true,
             Action::Prepare
             | Action::WriteSettings

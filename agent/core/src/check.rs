@@ -111,7 +111,7 @@ fn check_one(action: &Action, inputs: &Inputs<'_>) -> Result<(), Flaw> {
         | Action::ShutGate
         | Action::StartJoin
         | Action::CommitJoin
-        | Action::AnnounceLeaving
+        | Action::AnnounceLeaving { .. }
         | Action::FinishLeaving
         | Action::TakeOrdinal { .. } => {}
     }

@@ -41,6 +41,9 @@ pub struct Observed {
     pub exports: Vec<String>,
     /// This node's clock, and how far the others' are from it.
     pub clock: ClockView,
+    /// When the last look began that found none of the rows named here open any more, own deletes
+    /// included; `None` while some are.
+    pub settled: Option<Mono>,
 }
 
 /// The file system that holds the WAL.

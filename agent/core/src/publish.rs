@@ -4,7 +4,7 @@
 use crate::backup::claim::BackupWord;
 use crate::ids::{Lsn, Name, NodeId};
 use crate::observed::PostgresFacts;
-use crate::plan::{Inputs, edge_reports, slots_for, state_of};
+use crate::plan::{Inputs, recorded_edges, slots_for, state_of};
 use crate::record::{EdgeState, Endpoints, NodeRecord, Versions};
 use crate::time::Now;
 use std::time::Duration;
@@ -119,7 +119,7 @@ fn make(
         slots_for: slots_for(inputs)
             .or_else(|| previous.map(|r| r.slots_for.clone()))
             .unwrap_or_default(),
-        edges: edge_reports(inputs),
+        edges: recorded_edges(inputs),
         catalog: facts(&|p| p.catalog, |r| r.catalog),
         heartbeat: own_heartbeat(publisher, postgres).max(previous.map_or(0, |r| r.heartbeat)),
         // The last word may be an old one, from before the agent was restarted: no word then.

@@ -59,6 +59,9 @@ pub struct Tombstone {
     pub ordinal: Option<Ordinal>,
     /// Did it leave by itself (else it was forgotten)?
     pub left: bool,
+    /// Did it leave by force, before all rows were compared that it alone knew to be open?
+    #[serde(default)]
+    pub unsettled: bool,
 }
 
 /// The cluster as one node knows it.
@@ -338,6 +341,7 @@ mod tests {
             epoch: DataEpoch(Uuid::from_u128(n)),
             ordinal: Some(Ordinal(n as u16)),
             left: false,
+            unsettled: false,
         }
     }
 

@@ -135,7 +135,7 @@ fn note(node: &Node, action: &Action, outcome: &mut Outcome) {
         | Action::StartJoin
         | Action::StartResync
         | Action::CommitJoin
-        | Action::AnnounceLeaving
+        | Action::AnnounceLeaving { .. }
         | Action::FinishLeaving
         | Action::TakeOrdinal { .. } => {}
     }
@@ -175,8 +175,11 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
             subscription,
             compare,
         } => {
+            // Its rows stay, and it is known whose they are by its subscription.
+            super::origins::read(node).await?;
             // Before: what isn't dropped yet is found again after a crash.
             if let Some(gone) = compare {
+                sql.disable(&[subscription.as_str()]).await?;
                 super::rows::name_all(node, NamedBy::Verify).await?;
                 let text = format!(
                     "{gone} is gone, and the last of what it wrote may have reached some members \
@@ -275,7 +278,9 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
             node.join_linked.notify_one();
             Ok(())
         }
-        Action::AnnounceLeaving => super::membership::announce_leaving(node).await,
+        Action::AnnounceLeaving { unsettled } => {
+            super::membership::announce_leaving(node, *unsettled).await
+        }
         Action::FinishLeaving => leave(node).await,
         Action::TakeOrdinal { ordinal } => {
             node.knowledge.live(|life| life.ordinal = Some(*ordinal))?;

@@ -29,7 +29,7 @@ struct Member {
     address: SocketAddr,
 }
 
-/// Ready members that answer, this node first.
+/// Members that are ready, or leave, and answer; this node first.
 pub struct Circle<'a> {
     node: &'a Arc<Node>,
     members: Vec<Member>,
@@ -47,7 +47,7 @@ impl<'a> Circle<'a> {
         for record in roster.records.values() {
             let name = record.name.to_string();
             let up = record.node == node.id() || reach.get(&record.node) == Some(&Reach::Up);
-            if record.state != NodeState::Ready {
+            if !matches!(record.state, NodeState::Ready | NodeState::Leaving) {
                 left_out.push(format!("{name} is {}", record.state.word()));
             } else if !up {
                 left_out.push(format!("{name} does not answer; see: pgaa-agent nodes"));

@@ -126,12 +126,13 @@ pub async fn forget(node: &Arc<Node>, target: NodeId, force: bool) -> anyhow::Re
 
 /// Leaves the mesh: this node buries itself everywhere. The gate is shut and everything is
 /// drained before (see `leave`).
-pub async fn announce_leaving(node: &Arc<Node>) -> anyhow::Result<()> {
+pub async fn announce_leaving(node: &Arc<Node>, unsettled: bool) -> anyhow::Result<()> {
     let roster = node
         .knowledge
         .roster()
         .context("this node is in no cluster")?;
-    let proposal = propose(&roster, node.id(), true)?;
+    let mut proposal = propose(&roster, node.id(), true)?;
+    proposal.tombstone.unsettled = unsettled;
     let asked = others(&roster, node.id());
     commit(node, &roster, &asked, node.id(), proposal).await
 }
@@ -155,6 +156,7 @@ fn propose(roster: &Roster, target: NodeId, left: bool) -> anyhow::Result<Forget
             epoch,
             ordinal,
             left,
+            unsettled: false,
         },
         commit: false,
     })

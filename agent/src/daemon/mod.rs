@@ -19,6 +19,7 @@ mod lease;
 mod membership;
 mod mesh_host;
 mod node;
+mod origins;
 mod orphans;
 mod pairing_host;
 mod pressure;

@@ -29,6 +29,7 @@ use pgaa_core::report::{Surroundings, report};
 use pgaa_core::restore::proof::Proofs;
 use pgaa_core::rows::RowsView;
 use pgaa_core::status::{AnsweredBy, Progress, StatusReport};
+use pgaa_core::time::Mono;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -131,6 +132,8 @@ pub struct Node {
     pub comparisons: AtomicU64,
     /// How the row check stands.
     pub rows: watch::Sender<RowsView>,
+    /// See [`Observed::settled`].
+    pub rows_settled: watch::Sender<Option<Mono>>,
     /// Rings when rows were named.
     pub rows_named: Notify,
     /// The last report.
@@ -228,6 +231,7 @@ impl Node {
             join_progress: watch::channel(None).0,
             comparisons: AtomicU64::new(0),
             rows: watch::channel(RowsView::default()).0,
+            rows_settled: watch::channel(None).0,
             rows_named: Notify::new(),
             status: watch::channel(Arc::new(first)).0,
             address: watch::channel(advertised).0,
@@ -415,6 +419,7 @@ fn first_report(parts: &Parts) -> StatusReport {
         wal_disk: Fact::Unknown("it has not been looked at yet".to_owned()),
         exports: Vec::new(),
         clock: ClockView::default(),
+        settled: None,
     };
     let inputs = Inputs {
         now: now.mono,

@@ -272,6 +272,7 @@ impl Reconciler {
                 peers: node.knowledge.reach(now.mono),
                 exports: super::join::exports(node),
                 clock: super::clock::view(node),
+                settled: *node.rows_settled.borrow(),
             },
             roster,
         }

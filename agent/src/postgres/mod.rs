@@ -55,7 +55,6 @@ pub use mesh::{Origin, Passed, Slot, Subscription};
 pub use migrate::Identity;
 pub use provision::{archive_file, provision, wal_disk, write_conf};
 pub use recovery::{Recovery, recovery};
-pub use rows::Authors;
 pub use sequences::{SequenceFix, step};
 pub use server::{Restart, restart, start_by_systemd};
 pub use session::{Place, SqlError};

@@ -26,9 +26,6 @@ const PIPELINE: usize = 50;
 /// all others (see `sql/copy_stamp.sql`). Microseconds; 2000-01-02.
 const OLD_US: i64 = 946_771_200_000_000;
 
-/// Who sends to this server: the nodes by their names in pglogical.
-pub type Authors = BTreeMap<String, NodeId>;
-
 /// The origin under which this node writes what another one wrote first. It names both: a node
 /// must never have an origin of the same name as one that it copies from.
 fn repair_origin(me: NodeId, author: Option<NodeId>) -> String {
@@ -39,21 +36,25 @@ fn repair_origin(me: NodeId, author: Option<NodeId>) -> String {
 /// Whose rows carry an origin's number, and whether a repair wrote them.
 type Origins = BTreeMap<i64, (NodeId, bool)>;
 
-/// Whose rows carry which origin's number. Rows of joins and of retired origins are nobody's.
-async fn origins(session: &Session, me: NodeId, authors: &Authors) -> Result<Origins, SqlError> {
-    let sql = sql!("origin_names");
+/// Whose rows carry which origin's number: those of `senders`, and repairs. Rows of joins are nobody's.
+async fn origins(
+    session: &Session,
+    me: NodeId,
+    senders: &BTreeMap<u32, NodeId>,
+) -> Result<Origins, SqlError> {
+    let sql = sql!("repair_origins");
     let own = format!("pgaa_repair_{}_", me.0.simple());
-    let mut origins = BTreeMap::from([(0, (me, false))]);
-    for row in session.rows(&sql, &[]).await? {
+    let sent = senders.iter();
+    let mut origins: Origins = sent
+        .map(|(number, node)| (i64::from(*number), (*node, false)))
+        .collect();
+    origins.insert(0, (me, false));
+    for row in session.rows(&sql, &[&own]).await? {
         let number: i64 = column(sql.name, &row, 0)?;
         let name: String = column(sql.name, &row, 1)?;
-        let sender: Option<String> = column(sql.name, &row, 2)?;
-        let mended = name
-            .strip_prefix(&own)
-            .and_then(|id| Uuid::parse_str(id).ok());
-        let sent = sender.and_then(|name| authors.get(&name).copied());
-        if let Some(author) = mended.map(NodeId).or(sent) {
-            origins.insert(number, (author, mended.is_some()));
+        let author = name.strip_prefix(&own).map(Uuid::parse_str);
+        if let Some(Ok(author)) = author {
+            origins.insert(number, (NodeId(author), true));
         }
     }
     Ok(origins)
@@ -61,17 +62,18 @@ async fn origins(session: &Session, me: NodeId, authors: &Authors) -> Result<Ori
 
 impl Postgres {
     /// What this node, `me`, knows of these keys, in their order; and how many rows and tables were
-    /// named on the way, because it has deleted them itself.
+    /// named on the way, because it has deleted them itself. `senders` says whose changes come under
+    /// which number of an origin.
     pub async fn row_versions(
         &self,
         me: NodeId,
         table: &str,
-        (keys, authors): (&[Key], &Authors),
+        (keys, senders): (&[Key], &BTreeMap<u32, NodeId>),
     ) -> Result<(Vec<Seen>, usize), SqlError> {
         let session = self.take(Purpose::Compare).await?;
         let queries = queries(&session, table).await?;
         let keys = canonical(&session, &queries, keys).await?;
-        let origins = origins(&session, me, authors).await?;
+        let origins = origins(&session, me, senders).await?;
         let rows = versions(&session, &queries, (&keys, &origins)).await?;
         self.give_back(session);
         // After the rows: a delete that is not in the list yet is one after this look.

@@ -130,27 +130,32 @@ fn a_dead_node_is_forgotten_everywhere_and_stays_away() -> Result<()> {
     })
 }
 
-/// What it wrote last had reached one of the two others only. Without a command it is on both, after
-/// it was forgotten.
+/// What it wrote last had reached one of the three others only. Without a command it is on all of
+/// them, after it was forgotten.
 #[test]
 fn what_a_dead_node_wrote_last_is_on_all_others() -> Result<()> {
-    play(3, |cluster| {
-        let [a, b, c] = cluster.each()?;
+    play(4, |cluster| {
+        let [a, b, c, d] = cluster.each()?;
         cluster.await_assembly(ASSEMBLY_MAX)?;
         create_orders(cluster)?;
         cluster.net.cut("b", "c")?;
+        cluster.net.cut("d", "c")?;
         write_orders(c, 10)?;
         cluster.eventually(seconds(30), "a has what c wrote", |_| rows(a, 10))?;
         c.kill9_agent()?;
         c.kill9_postmaster()?;
         cluster.net.heal()?;
         rows(b, 0)?;
+        rows(d, 0)?;
         cluster.eventually(seconds(30), "c is forgotten", |_| {
             a.order(&["forget", "c"]).map(drop)
         })?;
-        cluster.eventually(seconds(120), "b has what c wrote", |_| rows(b, 10))?;
+        cluster.eventually(seconds(120), "the others have what c wrote", |_| {
+            rows(b, 10)?;
+            rows(d, 10)
+        })?;
         cluster.eventually(seconds(60), "nothing is compared any more", |_| {
-            for node in [a, b] {
+            for node in [a, b, d] {
                 let waiting = node.status()?.rows.waiting;
                 ensure!(waiting == 0, "{} compares {waiting}", node.name());
             }

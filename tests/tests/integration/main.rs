@@ -16,6 +16,7 @@ mod gate;
 mod harness;
 mod intruders;
 mod join;
+mod leaving;
 mod partitions;
 mod provision;
 mod restore;

@@ -73,34 +73,71 @@ fn subscription_to(
 /// Subscriptions to nodes that are buried. Their origins stay: their numbers would be reused.
 pub(super) fn remove_buried(view: &View<'_>, plan: &mut Plan) {
     for (node, tombstone) in &view.roster.tombstones {
-        let unsure = is_to_compare(view, *node, tombstone);
-        let provider = pglogical_node_name(*node, tombstone.epoch);
-        for (name, subscription) in &view.postgres.subscriptions {
-            if subscription.provider == provider {
-                plan.actions.push(Action::DropSubscription {
-                    subscription: name.clone(),
-                    compare: unsure.then(|| tombstone.name.to_string()),
-                });
-            }
+        for subscription in remnants(view.postgres, *node, tombstone) {
+            let compare = match duty(view, *node, tombstone) {
+                Duty::Nothing => None,
+                Duty::Compare => Some(tombstone.name.to_string()),
+                Duty::Await => continue,
+            };
+            plan.actions.push(Action::DropSubscription {
+                subscription: subscription.clone(),
+                compare,
+            });
         }
     }
 }
 
-/// Is it for this node to have all tables compared, now that another is gone? What a forgotten one
-/// wrote last has reached some members, perhaps: one of them compares. One that has left was drained,
-/// but by force not for those that it didn't reach: each of them compares.
-fn is_to_compare(view: &View<'_>, node: NodeId, tombstone: &Tombstone) -> bool {
+/// The subscriptions to a buried node that are still there.
+fn remnants<'a>(
+    postgres: &'a PostgresFacts,
+    node: NodeId,
+    tombstone: &Tombstone,
+) -> impl Iterator<Item = &'a String> {
+    let provider = pglogical_node_name(node, tombstone.epoch);
+    let subscriptions = postgres.subscriptions.iter();
+    subscriptions
+        .filter(move |(_, subscription)| subscription.provider == provider)
+        .map(|(name, _)| name)
+}
+
+/// What a node has to see to before it drops its subscription to one that is gone.
+enum Duty {
+    Nothing,
+    /// Have all tables compared.
+    Compare,
+    /// Wait for others to drop theirs.
+    Await,
+}
+
+/// What a forgotten node wrote last may have reached some members only, and may still be applied there, for as
+/// long as they subscribe to it. So the last that does has all tables compared; that is the lowest of
+/// them, for which it waits. So it is with one that left before the rows were compared that it knew
+/// to be open. One that has left was drained, but by force not for those that it didn't reach: each of them
+/// compares.
+fn duty(view: &View<'_>, gone: NodeId, tombstone: &Tombstone) -> Duty {
     let Inputs {
         me, memory, now, ..
     } = *view.inputs;
     if view.inputs.life.stage != Stage::Ready {
-        return false;
+        return Duty::Nothing;
     }
-    let mut records = view.roster.records.values();
-    let first = records.find(|record| record.state == NodeState::Ready);
-    match tombstone.left {
-        true => !memory.heartbeat_fresh(node, tombstone.epoch, now, HEARTBEAT_FRESH),
-        false => first.is_some_and(|record| record.node == me),
+    if tombstone.left && !tombstone.unsettled {
+        return match memory.heartbeat_fresh(gone, tombstone.epoch, now, HEARTBEAT_FRESH) {
+            true => Duty::Nothing,
+            false => Duty::Compare,
+        };
+    }
+    // One that doesn't know yet that it is gone says so of an ordinary edge.
+    let subscribes = |record: &&NodeRecord| {
+        let edge = record.edges.get(&gone);
+        record.node != me && edge.is_some_and(|edge| edge.state != EdgeState::Missing)
+    };
+    let others: Vec<&NodeRecord> = view.roster.records.values().filter(subscribes).collect();
+    let is_theirs = |other: &&NodeRecord| other.node < me && other.state == NodeState::Ready;
+    match (others.is_empty(), others.iter().any(is_theirs)) {
+        (true, _) => Duty::Compare,
+        (false, true) => Duty::Nothing,
+        (false, false) => Duty::Await,
     }
 }
 
@@ -290,7 +327,33 @@ pub fn awaits_joiner(inputs: &Inputs<'_>) -> bool {
     })
 }
 
-/// How this node sees each of its inbound edges, for its record and the report.
+/// What this node's record says of its inbound edges: also of those from nodes that are gone, until
+/// they are dropped.
+#[must_use]
+pub fn recorded_edges(inputs: &Inputs<'_>) -> BTreeMap<NodeId, EdgeReport> {
+    let mut edges = edge_reports(inputs);
+    let buried = inputs.roster.iter().flat_map(|r| &r.tombstones);
+    for (node, tombstone) in buried {
+        let postgres = inputs.observed.postgres.known();
+        // While the server can't be seen it may be there.
+        let state = match postgres.map(|seen| remnants(seen, *node, tombstone).count()) {
+            Some(0) => continue,
+            Some(_) => EdgeState::Disabled,
+            None => EdgeState::Unknown,
+        };
+        let report = EdgeReport {
+            state,
+            lag_ms: None,
+            heartbeat: 0,
+            detail: "it is gone".to_owned(),
+            position: Lsn(0),
+        };
+        edges.insert(*node, report);
+    }
+    edges
+}
+
+/// How this node sees each of its inbound edges, for the report.
 #[must_use]
 pub fn edge_reports(inputs: &Inputs<'_>) -> BTreeMap<NodeId, EdgeReport> {
     let Some(roster) = inputs.roster else {

@@ -318,8 +318,25 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
         };
         plan.waiting.push(WaitingOn::new("drain", text));
     }
+    let Inputs {
+        life,
+        memory,
+        observed,
+        ..
+    } = view.inputs;
+    // What it has deleted nobody else can tell later.
+    let settled = memory
+        .stage_since
+        .is_some_and(|since| observed.settled >= Some(since));
+    if !settled && !life.leave_by_force {
+        let text = "rows that may differ to be compared: what this node knows of them goes with it;                     without that: pgaa-agent leave --force, and all tables are compared";
+        plan.waiting.push(WaitingOn::new("rows", text.to_owned()));
+        drained = false;
+    }
     if drained {
-        plan.actions.push(Action::AnnounceLeaving);
+        plan.actions.push(Action::AnnounceLeaving {
+            unsettled: !settled,
+        });
     }
 }
 

@@ -6,7 +6,6 @@
 
 mod emptied;
 mod lags;
-mod origins;
 mod rivals;
 mod round;
 mod rows;
@@ -20,6 +19,7 @@ pub use skip::skip;
 pub use tell::tell;
 
 use super::node::Node;
+use super::origins;
 use crate::events::Severity;
 use crate::postgres::conflicts::{LogBatch, LogPlace, LogState};
 use crate::postgres::log_files::{self, Pulse, Room};

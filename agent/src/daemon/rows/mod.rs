@@ -13,12 +13,12 @@ pub use wish::treat;
 
 use super::circle::Circle;
 use super::node::Node;
+use super::origins;
 use crate::events::Severity;
 use crate::peer::{CheckAnswer, CheckAsk};
-use crate::postgres::{Authors, Named};
+use crate::postgres::Named;
 use log::warn;
 use mesh::Mesh;
-use pgaa_core::ids::pglogical_node_name;
 use pgaa_core::life::Stage;
 use pgaa_core::observed::Reach;
 use pgaa_core::policy::ConflictResolution;
@@ -63,9 +63,9 @@ pub async fn answer(node: &Node, table: &str, ask: CheckAsk) -> anyhow::Result<C
     Ok(match ask {
         CheckAsk::Look(keys) => {
             // Before the look: what is ordered by it is valid from then on.
-            let (looked, authors) = (moment(node), authors(node));
+            let (looked, senders) = (moment(node), origins::read(node).await?);
             let (seen, named) = sql
-                .row_versions(node.id(), table, (&keys, &authors))
+                .row_versions(node.id(), table, (&keys, &senders))
                 .await?;
             if named > 0 {
                 node.rows_named.notify_one();
@@ -87,17 +87,6 @@ fn moment(node: &Node) -> Moment {
         run: node.run,
         at_ms: node.clocks.mono().0,
     }
-}
-
-/// The members by their names in pglogical.
-fn authors(node: &Node) -> Authors {
-    let names = node.knowledge.with_roster(|roster| {
-        let records = roster.records.values();
-        records
-            .map(|r| (pglogical_node_name(r.node, r.epoch), r.node))
-            .collect()
-    });
-    names.unwrap_or_default()
 }
 
 /// Checks for as long as this node is a member.
@@ -157,22 +146,30 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
         remember(node, life.stage).await?;
         (state.remembered, state.look) = (true, true);
     }
-    let deletes = node.postgres.name_deletes(Some(node.clocks.mono())).await?;
+    let begun = node.clocks.mono();
+    let leaves = life.stage == Stage::Leaving;
+    let deletes = node
+        .postgres
+        .name_deletes((!leaves).then_some(begun))
+        .await?;
     state.remembered = !deletes.unknown;
-    state.look |= deletes.named > 0;
+    // One that leaves goes when a look says that nothing is left.
+    state.look |= deletes.named > 0 || leaves;
     state.look |= life.stage == Stage::Ready && by_schedule(node).await?;
-    if life.stage != Stage::Ready || !state.look {
+    if !(life.stage == Stage::Ready || leaves) || !state.look {
         return Ok(REST);
     }
     let named = node.postgres.suspects(ROUND_MAX).await?;
     let waiting = waiting(node, named.len()).await?;
     node.rows.send_if_modified(|view| view.set_waiting(waiting));
+    let settled = named.is_empty() && state.remembered;
+    node.rows_settled.send_replace(settled.then_some(begun));
     if named.is_empty() {
         state.look = false;
         if node.conflicts.borrow().gap.is_some() {
             super::conflicts::close_gap(node, None).await?;
         }
-        return Ok(REST);
+        return Ok(if leaves { SOON } else { REST });
     }
     let (circle, left_out) = Circle::gather(node);
     if let Some(why) = missing(node, &left_out) {
@@ -272,10 +269,10 @@ fn missing(node: &Node, left_out: &[String]) -> Option<String> {
             | NodeState::Quarantined
             | NodeState::Left
             | NodeState::Resyncing => false,
-            NodeState::Ready => {
+            NodeState::Ready | NodeState::Leaving => {
                 record.node != node.id() && reach.get(&record.node) != Some(&Reach::Up)
             }
-            NodeState::Booting | NodeState::Configuring | NodeState::Leaving => true,
+            NodeState::Booting | NodeState::Configuring => true,
         })
     });
     match waits {

@@ -96,6 +96,7 @@ pub(super) fn tombstone(tombstone: wire::Tombstone) -> Taken<Tombstone> {
         epoch: DataEpoch(uuid("tombstone.epoch", &tombstone.epoch)?),
         ordinal: optional_ordinal("tombstone.ordinal", tombstone.ordinal)?,
         left: tombstone.left,
+        unsettled: tombstone.unsettled,
     })
 }
 
@@ -106,5 +107,6 @@ pub(super) fn tombstone_out(node: NodeId, tombstone: &Tombstone) -> wire::Tombst
         epoch: uuid_out(tombstone.epoch.0),
         ordinal: tombstone.ordinal.map(|ordinal| u32::from(ordinal.0)),
         left: tombstone.left,
+        unsettled: tombstone.unsettled,
     }
 }

@@ -229,6 +229,7 @@ impl Maker {
             epoch: DataEpoch(self.uuid()),
             ordinal: self.maybe(Maker::ordinal),
             left: self.0.random(),
+            unsettled: self.0.random(),
         }
     }
 

@@ -73,6 +73,7 @@ async fn members_exchange_everything_there_is() {
             epoch: DataEpoch(Uuid::from_u128(5)),
             ordinal: None,
             left: true,
+            unsettled: false,
         },
         commit: false,
     };

@@ -243,6 +243,7 @@ impl World {
             exports: Vec::new(),
             wal_disk: Fact::Unknown("nobody looks".to_owned()),
             clock: ClockView::exact(self.nodes.iter().map(|n| n.id)),
+            settled: Some(now),
         };
         let id = self.nodes[node].id;
         let agent = &mut self.nodes[node].agent;
@@ -408,7 +409,7 @@ impl World {
             Action::DeclareReady => self.declare_ready(node),
             Action::StartJoin | Action::StartResync => self.start_join(node, action),
             Action::CommitJoin => self.nodes[node].agent.linked = true,
-            Action::AnnounceLeaving => self.announce_leaving(node)?,
+            Action::AnnounceLeaving { .. } => self.announce_leaving(node)?,
             Action::FinishLeaving => self.finish_leaving(node),
             Action::Prepare
             | Action::WriteSettings

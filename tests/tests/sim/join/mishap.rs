@@ -263,6 +263,7 @@ impl World {
             epoch: self.nodes[node].epoch,
             ordinal: self.nodes[node].agent.life.ordinal,
             left,
+            unsettled: false,
         };
         let lineage = LineageId(Uuid::from_u128(u128::from(self.next()) + 7));
         self.note(|| format!("{} ({node}) is buried; it has left: {left}", address(node)));

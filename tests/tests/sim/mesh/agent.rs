@@ -228,6 +228,7 @@ impl Agent {
             exports: Vec::new(),
             wal_disk: turn.shared.servers.disk(turn.machine),
             clock: ClockView::exact(self.roster.iter().flat_map(Roster::members)),
+            settled: Some(turn.now),
         };
         if self.stage != Some(self.disk.life.stage) {
             self.stage = Some(self.disk.life.stage);

@@ -162,7 +162,7 @@ fn one(
         }
         Action::WriteSettings
         | Action::RestartPostgres { .. }
-        | Action::AnnounceLeaving
+        | Action::AnnounceLeaving { .. }
         | Action::FinishLeaving => {
             turn.shared
                 .wrong

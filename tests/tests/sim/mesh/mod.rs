@@ -186,6 +186,7 @@ fn forget(world: &mut World<Agent>, machine: usize) -> Result<(), String> {
             epoch,
             ordinal: None,
             left: false,
+            unsettled: false,
         };
         turn.note(|| format!("forgets {} in stage {stage:?}", setup.name));
         roster.bury(setup.node, tombstone, LineageId(Uuid::from_u128(0xBEEF)));

@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use world::{Done, World, Write, id, place, value_of};
+use world::{Done, How, World, Write, id, place, value_of};
 
 /// The longest a fence may wait in a run that goes on; the shell gives up after a minute.
 const STEPS: usize = 400;
@@ -40,9 +40,19 @@ fn held(world: &Shared) -> MutexGuard<'_, World> {
 /// The nodes as one of the checkers sees them. Anything may happen at each of its awaits.
 struct Mesh {
     at: usize,
+    /// Those who are asked, in its own order.
+    circle: Vec<usize>,
     world: Shared,
     /// When it looked first since the last fence, true time; 0 before.
     looked_us: AtomicI64,
+}
+
+/// One that is gone doesn't answer.
+fn answers(world: &World, of: usize) -> Result<(), Failure> {
+    match world.is_gone(of) {
+        true => Err(Failure(format!("{of} does not answer"))),
+        false => Ok(()),
+    }
 }
 
 /// Lets others go on.
@@ -61,9 +71,7 @@ impl Rows for Mesh {
     }
 
     fn nodes(&self) -> Vec<NodeId> {
-        // Not everybody lists them in the same order.
-        let count = held(&self.world).nodes.len();
-        (self.at..count).chain(0..self.at).map(id).collect()
+        self.circle.iter().copied().map(id).collect()
     }
 
     async fn look(
@@ -74,6 +82,7 @@ impl Rows for Mesh {
     ) -> Result<(Moment, Vec<Seen>), Failure> {
         others().await;
         let world = held(&self.world);
+        answers(&world, place(of))?;
         let (first, now_us) = (&self.looked_us, world.now_us);
         let _ = first.compare_exchange(0, now_us, Ordering::Relaxed, Ordering::Relaxed);
         let seen = keys.iter().map(|key| world.seen(place(of), key)).collect();
@@ -92,11 +101,15 @@ impl Rows for Mesh {
 
     async fn fence(&self) -> Result<(), Failure> {
         let positions = held(&self.world).positions();
-        poll_fn(|_| match held(&self.world).have_arrived(&positions) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        poll_fn(|_| {
+            let world = held(&self.world);
+            let answer = self.circle.iter().try_for_each(|of| answers(&world, *of));
+            match answer.is_err() || world.have_arrived(&positions, &self.circle) {
+                true => Poll::Ready(answer),
+                false => Poll::Pending,
+            }
         })
-        .await;
+        .await?;
         self.looked_us.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -109,6 +122,7 @@ impl Rows for Mesh {
     ) -> Result<Vec<Option<RowValues>>, Failure> {
         others().await;
         let world = held(&self.world);
+        answers(&world, place(of))?;
         let values = versions.iter().map(|one| world.values(place(of), one));
         Ok(values.collect())
     }
@@ -124,7 +138,7 @@ impl Rows for Mesh {
             let order = {
                 let mut world = held(&self.world);
                 let takes_ms = world.takes_ms();
-                world.order(place(of), repair, (looked_us, takes_ms))
+                world.order((self.at, place(of)), repair, (looked_us, takes_ms))
             };
             let mut patience = 20;
             let outcome = poll_fn(|_| {
@@ -164,12 +178,22 @@ impl Checker {
             .into_iter()
             .filter(|_| all || rng.random_bool(0.7))
             .collect();
-        if taken.is_empty() {
+        // Not everybody lists them in the same order.
+        let circle: Vec<usize> = {
+            let world = held(world);
+            let count = world.nodes.len();
+            let all = (at..count).chain(0..at);
+            all.filter(|node| !world.has_buried(at, *node)).collect()
+        };
+        let mut circled = circle.iter();
+        // Nothing can be said of any row while a member doesn't answer.
+        if taken.is_empty() || circled.any(|node| held(world).is_gone(*node)) {
             return None;
         }
         let keys = BTreeMap::from([("t".to_owned(), taken.keys().cloned().collect())]);
         let mesh = Mesh {
             at,
+            circle,
             world: Arc::clone(world),
             looked_us: AtomicI64::new(0),
         };
@@ -225,6 +249,8 @@ struct Story {
     keys: Vec<Key>,
     /// So many values of the unique column are written; 0: it stays null.
     values: i64,
+    /// Who goes, how, and after how many steps.
+    parts: Option<(usize, How, usize)>,
     checkers: Vec<Option<Checker>>,
 }
 
@@ -243,6 +269,16 @@ impl Story {
         Story {
             keys: keys.collect(),
             values: [0, 1, 2, 3][rng.random_range(0..4)],
+            parts: rng.random_bool(0.4).then(|| {
+                let how = [How::Dies, How::Leaves][rng.random_range(0..2)];
+                // Mostly what it wrote last is not overwritten by others.
+                let after = [rng.random_range(0..STEPS), STEPS - 20, STEPS];
+                (
+                    rng.random_range(0..count),
+                    how,
+                    after[rng.random_range(0..3)],
+                )
+            }),
             world: Arc::new(Mutex::new(world)),
             checkers: (0..count).map(|_| None).collect(),
             rng,
@@ -284,6 +320,23 @@ impl Story {
             38..45 => self.deliver(),
             45..65 => self.check(),
             _ => self.apply(),
+        }
+    }
+
+    /// A node goes, when its time has come.
+    fn part(&mut self, step: usize) {
+        let mut world = held(&self.world);
+        match self.parts {
+            Some((who, how, after)) if step >= after && world.parting.is_none() => {
+                world.part(who, how);
+            }
+            Some(_) if self.rng.random_bool(0.05) => world.go_on_parting(&self.keys),
+            Some(_) | None => {}
+        }
+        for (at, checker) in self.checkers.iter_mut().enumerate() {
+            if world.is_gone(at) {
+                *checker = None;
+            }
         }
     }
 
@@ -345,12 +398,14 @@ impl Story {
         let mut steps = 0;
         loop {
             held(&self.world).late &= steps < late_for;
+            self.part(STEPS);
             self.drain()?;
-            let named = held(&self.world)
-                .nodes
-                .iter()
-                .any(|n| !n.suspects.is_empty());
-            if !named && self.checkers.iter().all(Option::is_none) {
+            let open = {
+                let world = held(&self.world);
+                let mut members = world.members().into_iter();
+                !world.has_parted() || members.any(|at| !world.nodes[at].suspects.is_empty())
+            };
+            if !open && self.checkers.iter().all(Option::is_none) {
                 break;
             }
             self.check();
@@ -393,12 +448,15 @@ impl Story {
         if let Some(wrong) = world.wrong.take() {
             return Err(wrong);
         }
-        let first = &world.nodes[0].rows;
-        for (at, node) in world.nodes.iter().enumerate() {
+        let members = world.members();
+        let first = &world.nodes[members[0]].rows;
+        for at in members {
             for key in &self.keys {
-                let (here, there) = (first.get(key), node.rows.get(key));
+                let (here, there) = (first.get(key), world.nodes[at].rows.get(key));
                 if here.map(|row| row.content) != there.map(|row| row.content) {
-                    return Err(format!("{key:?} is {here:?} on 0 and {there:?} on {at}"));
+                    return Err(format!(
+                        "{key:?} is {here:?} on the first and {there:?} on {at}"
+                    ));
                 }
             }
         }
@@ -406,9 +464,23 @@ impl Story {
             *self.tally.entry("stories with a wrong clock").or_default() += 1;
             return Ok(());
         }
+        let lost = world.lost();
         for (key, done) in &world.done {
+            let left = |one: &&Done| !lost.contains(&(key.clone(), one.stamp));
+            let done: Vec<Done> = done.iter().filter(left).copied().collect();
+            if done.is_empty() {
+                continue;
+            }
             let found = first.get(key).map(|row| row.content);
-            let fate = last_write(done, found, |newest| overtaken(&world, key, newest))
+            let newest = done.iter().max_by_key(|one| one.stamp).unwrap();
+            if newest.content.is_none() && world.is_doubtful(newest.stamp) {
+                *self
+                    .tally
+                    .entry("keys that a dead node deleted last")
+                    .or_default() += 1;
+                continue;
+            }
+            let fate = last_write(&done, found, |newest| overtaken(&world, key, newest))
                 .map_err(|why| format!("{key:?} {why}, and is {found:?}"))?;
             *self.tally.entry(fate).or_default() += 1;
         }
@@ -451,8 +523,9 @@ fn overtaken(world: &World, key: &Key, newest: &Done) -> bool {
 
 fn run(seed: u64, traced: bool) -> Run {
     let mut story = Story::new(seed, traced);
-    for _ in 0..STEPS {
+    for step in 0..STEPS {
         story.step();
+        story.part(step);
     }
     let verdict = story.judge();
     let trace = held(&story.world).trace.take().unwrap_or_default();
@@ -476,6 +549,8 @@ fn all_nodes_are_equal_after_the_last_check() {
         "rows that made way for a newer one",
         "orders that arrived after the last check",
         "stories with a wrong clock",
+        "nodes that left",
+        "nodes that were forgotten",
     ] {
         let often = tally.get(what).is_some_and(|count| *count > 20);
         assert!(often || std::env::var_os("SEED").is_some(), "{what}");

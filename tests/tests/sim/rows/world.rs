@@ -3,8 +3,10 @@
 //! a change that arrives is in `apply`.
 
 mod apply;
+mod parting;
 
 use crate::seeds::Tally;
+pub use parting::{How, Parting};
 use pgaa_core::ids::NodeId;
 use pgaa_core::rows::{
     Mended, Moment, OLDER_RIVAL, Repair, RowValues, Ruling, Seen, Stamp, Version, judge,
@@ -59,6 +61,7 @@ pub struct Order {
     pub number: u64,
     /// When it arrives at the soonest, true time.
     pub due_us: i64,
+    by: usize,
     at: usize,
     repair: Repair,
 }
@@ -69,6 +72,14 @@ enum Change {
     Insert(Key, i64, Stamp),
     Update(Key, i64, Stamp),
     Delete(Key),
+}
+
+impl Change {
+    fn key(&self) -> &Key {
+        match self {
+            Change::Insert(key, ..) | Change::Update(key, ..) | Change::Delete(key) => key,
+        }
+    }
 }
 
 /// What an application does with a row.
@@ -96,7 +107,7 @@ pub struct Node {
     pub rows: BTreeMap<Key, Row>,
     /// Rows that it has named.
     pub suspects: BTreeMap<Key, Suspect>,
-    sent: Vec<Change>,
+    sent: Vec<(Change, Stamp)>,
     /// How much of each other node's changes it has applied.
     applied: BTreeMap<usize, usize>,
 }
@@ -126,6 +137,8 @@ pub struct World {
     pub outcomes: BTreeMap<u64, Mended>,
     /// Which streams stand still at a value of the unique column that another row has.
     pub stuck: BTreeSet<(usize, usize)>,
+    /// A node that goes.
+    pub parting: Option<Parting>,
     /// What must never happen, and did.
     pub wrong: Option<String>,
     /// How often the rarer things happened.
@@ -162,6 +175,7 @@ impl World {
             orders: Vec::new(),
             outcomes: BTreeMap::new(),
             stuck: BTreeSet::new(),
+            parting: None,
             wrong: None,
             tally: Tally::new(),
             trace: traced.then(Vec::new),
@@ -195,6 +209,9 @@ impl World {
     /// An application writes on a node: inserts what is not there; changes or deletes what is. The
     /// server refuses a value that another row has.
     pub fn write(&mut self, at: usize, key: &Key, write: Write) {
+        if self.is_shut(at) {
+            return;
+        }
         let stamp = Stamp {
             at_us: self.now_us + self.ahead_us[at],
             author: id(at),
@@ -229,7 +246,7 @@ impl World {
         let history = self.done.entry(key.clone()).or_default();
         history.push(Done { stamp, content });
         self.note(|| format!("{at} writes {change:?}"));
-        self.nodes[at].sent.push(change);
+        self.nodes[at].sent.push((change, stamp));
     }
 
     /// Another row with the value of the unique column that this content has.
@@ -258,7 +275,7 @@ impl World {
         let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
         pairs
             .filter(|pair| pair.0 != pair.1 && !self.cut.contains(pair))
-            .filter(|(from, to)| self.arrived(*from, *to) < self.nodes[*from].sent.len())
+            .filter(|(from, to)| self.arrived(*from, *to) < self.reach(*from, *to))
             .collect()
     }
 
@@ -271,10 +288,11 @@ impl World {
         self.nodes.iter().map(|node| node.sent.len()).collect()
     }
 
-    /// Has everything up to these positions arrived everywhere?
-    pub fn have_arrived(&self, positions: &[usize]) -> bool {
-        let count = self.nodes.len();
-        let mut pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+    /// Has everything up to these positions arrived on all of `among`?
+    pub fn have_arrived(&self, positions: &[usize], among: &[usize]) -> bool {
+        let mut pairs = among
+            .iter()
+            .flat_map(|from| among.iter().map(move |to| (*from, *to)));
         pairs.all(|(from, to)| from == to || self.arrived(from, to) >= positions[from])
     }
 
@@ -330,13 +348,19 @@ impl World {
 
     /// Sends an order on its way. It rests on looks, the first of which began at `looked_us`.
     /// It takes so many milliseconds of the agents at least.
-    pub fn order(&mut self, at: usize, repair: &Repair, (looked_us, takes_ms): (i64, u64)) -> u64 {
+    pub fn order(
+        &mut self,
+        (by, at): (usize, usize),
+        repair: &Repair,
+        (looked_us, takes_ms): (i64, u64),
+    ) -> u64 {
         self.scrutinise(repair, looked_us);
         self.number += 1;
         let takes_us = i64::try_from(takes_ms * self.slower).unwrap();
         self.orders.push(Order {
             number: self.number,
             due_us: self.now_us + takes_us,
+            by,
             at,
             repair: repair.clone(),
         });
@@ -351,7 +375,8 @@ impl World {
         let mut done = self.done.get(key).into_iter().flatten();
         let deleted = done.find(|one| {
             let later = stamp.is_some_and(|stamp| one.stamp.at_us > stamp.at_us);
-            one.content.is_none() && later && one.stamp.at_us < looked_us
+            let known = !self.is_dead(place(one.stamp.author));
+            one.content.is_none() && later && one.stamp.at_us < looked_us && known
         });
         if let Some(deleted) = deleted
             && self.clocks_agree()
@@ -360,9 +385,9 @@ impl World {
                 "{repair:?} brings back what was deleted before: {deleted:?}"
             ));
         }
-        let count = self.nodes.len();
-        let verdicts: BTreeSet<Option<i64>> = (0..count)
-            .map(|first| self.verdict(key, (first..count).chain(0..first).collect()))
+        let all = self.members();
+        let verdicts: BTreeSet<Option<i64>> = (0..all.len())
+            .map(|first| self.verdict(key, [&all[first..], &all[..first]].concat()))
             .collect();
         if verdicts.len() > 1 {
             self.wrong
@@ -420,8 +445,19 @@ impl World {
     /// An order arrives.
     pub fn deliver(&mut self, place: usize) {
         let Order {
-            number, at, repair, ..
+            number,
+            by,
+            at,
+            repair,
+            ..
         } = self.orders.swap_remove(place);
+        if self.is_gone(at) {
+            return;
+        }
+        if self.has_buried(at, by) {
+            self.count("orders of one that is gone");
+            return;
+        }
         let outcome = match repair.looked.valid_for(self.moment()) {
             Some(_) => self.mend(at, &repair),
             None => Mended::Raced,

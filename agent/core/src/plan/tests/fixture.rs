@@ -115,6 +115,7 @@ impl World {
                     wal_bytes: 0,
                 }),
                 clock: crate::clock::ClockView::exact([2, 3].map(node)),
+                settled: Some(NOW),
             },
             memory: Memory {
                 stage_since: Some(Mono(0)),

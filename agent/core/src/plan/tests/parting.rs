@@ -4,6 +4,7 @@ use super::fixture::{World, epoch, link, name, node, record};
 use crate::action::Action;
 use crate::ids::{LineageId, Ordinal};
 use crate::life::Stage;
+use crate::plan::recorded_edges;
 use crate::record::{EdgeReport, EdgeState, JoinPhase};
 use crate::roster::Tombstone;
 use crate::state::NodeState;
@@ -17,6 +18,7 @@ fn without(left: bool) -> World {
         epoch: epoch(3),
         ordinal: Some(Ordinal(3)),
         left,
+        unsettled: false,
     };
     let link = LineageId(Uuid::from_u128(5));
     let roster = world.roster.as_mut().unwrap();
@@ -26,7 +28,8 @@ fn without(left: bool) -> World {
 
 #[test]
 fn the_buried_are_removed_and_nobody_else() {
-    let world = without(false);
+    let mut world = without(false);
+    second_follows(&mut world, None);
     let text = world.text();
     assert!(
         text.starts_with("do admit 1 members\ndo drop subscription"),
@@ -36,29 +39,77 @@ fn the_buried_are_removed_and_nobody_else() {
     assert!(!text.contains("00000002"), "{text}");
 }
 
-/// What a forgotten node wrote last may be on one member only: one of them compares. One that has
-/// left was drained, unless nothing had come from it for a while.
+/// The subscription to the buried node is dropped, and all tables are compared; `None`: it stays.
+fn drop_compares(world: &World) -> Option<bool> {
+    let actions = world.plan().actions;
+    actions.into_iter().find_map(|action| {
+        if let Action::DropSubscription { compare, .. } = action {
+            Some(compare.is_some())
+        } else {
+            None
+        }
+    })
+}
+
+/// The second node still subscribes to the buried one, or does no more.
+fn second_follows(world: &mut World, state: Option<EdgeState>) {
+    let edges = &mut world.record_mut(2).edges;
+    match state {
+        None => drop(edges.remove(&node(3))),
+        Some(state) => edges.get_mut(&node(3)).unwrap().state = state,
+    }
+}
+
+/// What a forgotten node wrote last may be on one member only, and may be applied there still.
 #[test]
-fn when_another_is_gone_all_tables_are_compared_where_it_is_needed() {
-    let compares = |world: &World| {
-        let actions = world.plan().actions;
-        let drops = actions.into_iter().find_map(|action| {
-            if let Action::DropSubscription { compare, .. } = action {
-                Some(compare)
-            } else {
-                None
-            }
-        });
-        drops.expect("the subscription is dropped").is_some()
-    };
-    assert!(compares(&without(false)));
+fn the_last_that_follows_a_forgotten_node_compares_all_tables() {
+    let mut first = without(false);
+    // It doesn't know yet, it says so, it can't look, it has dropped it.
+    for state in [
+        EdgeState::Replicating,
+        EdgeState::Disabled,
+        EdgeState::Unknown,
+    ] {
+        second_follows(&mut first, Some(state));
+        assert_eq!(drop_compares(&first), None, "{state:?}");
+    }
+    second_follows(&mut first, Some(EdgeState::Missing));
+    assert_eq!(drop_compares(&first), Some(true));
+    second_follows(&mut first, None);
+    assert_eq!(drop_compares(&first), Some(true));
+
+    // Another that is lower waits for this one.
     let mut second = without(false);
-    second.record_mut(1).state = NodeState::Leaving;
-    assert!(!compares(&second));
-    assert!(!compares(&without(true)));
+    let mut lower = record(0);
+    lower.state = NodeState::Ready;
+    lower.edges.clone_from(&second.record_mut(2).edges);
+    second.roster.as_mut().unwrap().learn(&lower);
+    assert_eq!(drop_compares(&second), Some(false));
+    second.record_mut(0).state = NodeState::Leaving;
+    assert_eq!(drop_compares(&second), None);
+    second.life.stage = Stage::Resyncing;
+    assert_eq!(drop_compares(&second), Some(false));
+}
+
+/// One that has left was drained, unless nothing had come from it for a while.
+#[test]
+fn when_another_has_left_by_force_all_tables_are_compared() {
+    assert_eq!(drop_compares(&without(true)), Some(false));
     let mut behind = without(true);
     behind.memory.heartbeats.remove(&node(3));
-    assert!(compares(&behind));
+    assert_eq!(drop_compares(&behind), Some(true));
+}
+
+/// Until it is dropped others see that it is there.
+#[test]
+fn a_subscription_to_one_that_is_gone_is_told() {
+    let mut world = without(false);
+    let told = |world: &World| {
+        world.with_inputs(|inputs| recorded_edges(inputs).get(&node(3)).map(|edge| edge.state))
+    };
+    assert_eq!(told(&world), Some(EdgeState::Disabled));
+    world.postgres_mut().subscriptions.clear();
+    assert_eq!(told(&world), None);
 }
 
 #[test]

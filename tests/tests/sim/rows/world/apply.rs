@@ -17,7 +17,7 @@ impl World {
     /// error, unless it comes with an insert: the worker tries again and again.
     pub fn apply(&mut self, from: usize, to: usize) {
         let next = self.arrived(from, to);
-        let change = self.nodes[from].sent[next].clone();
+        let change = self.nodes[from].sent[next].0.clone();
         self.note(|| format!("{to} applies {change:?} of {from}"));
         if let Err(collision) = self.change(to, &change) {
             self.note(|| format!("{to} can't: {:?} has the value", collision.rival));
@@ -103,7 +103,7 @@ impl World {
     /// The agent at the end of a stream that stands still takes the older of the two rows away, as
     /// `daemon::conflicts::rivals` does, and the worker tries again. It may be killed before.
     pub fn make_way(&mut self, (from, to): (usize, usize), killed: bool) {
-        let change = self.nodes[from].sent[self.arrived(from, to)].clone();
+        let change = self.nodes[from].sent[self.arrived(from, to)].0.clone();
         let Err(collision) = self.change(to, &change) else {
             // Another repair has made way meanwhile: this was the attempt that succeeded.
             let next = self.arrived(from, to) + 1;

@@ -4,22 +4,12 @@
 use crate::daemon::node::Node;
 use crate::postgres::SqlError;
 use pgaa_core::ids::{NodeId, pglogical_node_name};
+use pgaa_core::roster::Roster;
 use std::collections::BTreeMap;
 
 /// Reads them, and keeps what is new.
 pub async fn read(node: &Node) -> Result<BTreeMap<u32, NodeId>, SqlError> {
-    let by_name: BTreeMap<String, NodeId> = node
-        .knowledge
-        .with_roster(|roster| {
-            let members = roster.members().into_iter();
-            members
-                .filter_map(|member| {
-                    let epoch = roster.epoch(member)?;
-                    Some((pglogical_node_name(member, epoch), member))
-                })
-                .collect()
-        })
-        .unwrap_or_default();
+    let by_name = node.knowledge.with_roster(by_name).unwrap_or_default();
     let mut origins = BTreeMap::new();
     for origin in node.postgres.origins().await? {
         let now = origin.pglogical_node.as_ref();
@@ -32,4 +22,15 @@ pub async fn read(node: &Node) -> Result<BTreeMap<u32, NodeId>, SqlError> {
         }
     }
     Ok(origins)
+}
+
+/// Members, and those that are gone, by their names in pglogical.
+fn by_name(roster: &Roster) -> BTreeMap<String, NodeId> {
+    let members = roster.members().into_iter();
+    let members = members.filter_map(|member| Some((member, roster.epoch(member)?)));
+    let gone = roster.tombstones.iter();
+    members
+        .chain(gone.map(|(node, tombstone)| (*node, tombstone.epoch)))
+        .map(|(node, epoch)| (pglogical_node_name(node, epoch), node))
+        .collect()
 }
