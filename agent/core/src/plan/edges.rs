@@ -127,18 +127,48 @@ fn duty(view: &View<'_>, gone: NodeId, tombstone: &Tombstone) -> Duty {
             false => Duty::Compare,
         };
     }
-    // One that doesn't know yet that it is gone says so of an ordinary edge.
-    let subscribes = |record: &&NodeRecord| {
-        let edge = record.edges.get(&gone);
-        record.node != me && edge.is_some_and(|edge| edge.state != EdgeState::Missing)
-    };
-    let others: Vec<&NodeRecord> = view.roster.records.values().filter(subscribes).collect();
+    let records = view.roster.records.values();
+    let others = records.filter(|record| record.node != me && follows(record, gone));
+    let others: Vec<&NodeRecord> = others.collect();
     let is_theirs = |other: &&NodeRecord| other.node < me && other.state == NodeState::Ready;
     match (others.is_empty(), others.iter().any(is_theirs)) {
         (true, _) => Duty::Compare,
         (false, true) => Duty::Nothing,
         (false, false) => Duty::Await,
     }
+}
+
+/// May something of this node that is gone still be applied at the member of this record, which
+/// has to be the same as the others?
+fn follows(record: &NodeRecord, gone: NodeId) -> bool {
+    let takes_part = match record.state {
+        NodeState::Ready
+        | NodeState::Leaving
+        | NodeState::Joining
+        | NodeState::Booting
+        | NodeState::Configuring => true,
+        NodeState::Discovering
+        | NodeState::Forming
+        | NodeState::Enrolling
+        | NodeState::WaitingForClock
+        | NodeState::Resyncing
+        | NodeState::Quarantined
+        | NodeState::Left => false,
+    };
+    // One that doesn't know yet that it is gone says so of an ordinary edge.
+    let edge = record.edges.get(&gone);
+    takes_part && edge.is_some_and(|edge| edge.state != EdgeState::Missing)
+}
+
+/// A member that still subscribes to a node that is gone, and that node.
+#[must_use]
+pub fn follower_of_the_gone(roster: &Roster) -> Option<(NodeId, NodeId)> {
+    let pairs = roster.tombstones.keys().flat_map(|gone| {
+        let records = roster.records.values();
+        records.map(move |record| (record, *gone))
+    });
+    let mut found = pairs.filter(|(record, gone)| follows(record, *gone));
+    found.next().map(|(record, gone)| (record.node, gone))
 }
 
 /// Creates what is missing and keeps what is there alive.

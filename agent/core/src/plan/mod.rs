@@ -13,7 +13,9 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-pub use edges::{awaits_joiner, desired_providers, edge_reports, recorded_edges};
+pub use edges::{
+    awaits_joiner, desired_providers, edge_reports, follower_of_the_gone, recorded_edges,
+};
 pub use guard::{Held, held, to_give_up};
 pub use history::rolled_back;
 pub use readiness::{slots_for, state_of};

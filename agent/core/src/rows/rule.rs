@@ -71,11 +71,13 @@ impl fmt::Display for Reason {
 pub fn judge(nodes: &[NodeId], seen: &[Seen]) -> Ruling {
     let hashes = seen.iter().map(|one| one.row.map(|row| row.hash));
     let hashes: Vec<_> = hashes.collect();
-    if hashes.windows(2).all(|pair| pair[0] == pair[1]) {
-        return Ruling::Equal;
-    }
-    if let Some(ruling) = author_is_gone(nodes, seen) {
-        return ruling;
+    let equal = hashes.windows(2).all(|pair| pair[0] == pair[1]);
+    match author_is_gone(nodes, seen) {
+        // It may have reached all others after the delete: only at its author it was gone.
+        Some(Ruling::Goes(reason)) => return Ruling::Goes(reason),
+        Some(ruling) if !equal => return ruling,
+        Some(_) | None if equal => return Ruling::Equal,
+        Some(_) | None => {}
     }
     let known = survivors(nodes, seen);
     let live: Vec<&(Stamp, usize)> = known

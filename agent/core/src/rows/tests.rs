@@ -172,6 +172,13 @@ fn what_a_node_that_is_gone_wrote_stays_unless_it_was_deleted_later() {
     };
     let goes = Ruling::Goes(Reason::DeletedLater);
     assert_eq!(judge(&nodes(), &[none(), last, deleted]), goes);
+    // After that delete it has arrived everywhere: where it was written nobody can look any more.
+    let back = Seen {
+        deleted_us: Some(10),
+        ..last
+    };
+    assert_eq!(judge(&nodes(), &[last, last, back]), goes);
+    assert_eq!(judge(&nodes(), &[last, last, last]), Ruling::Equal);
     // Whether it was deleted is not known any more.
     let gap = Seen {
         deletes_since_us: Some(10),

@@ -21,8 +21,10 @@ use log::warn;
 use mesh::Mesh;
 use pgaa_core::life::Stage;
 use pgaa_core::observed::Reach;
+use pgaa_core::plan::follower_of_the_gone;
 use pgaa_core::policy::ConflictResolution;
 use pgaa_core::record::JoinPhase;
+use pgaa_core::roster::Roster;
 use pgaa_core::rows::{Fate, Moment, NamedBy, Round, Suspect, check, fate};
 use pgaa_core::state::NodeState;
 use pgaa_core::verify::{Failure, Key};
@@ -172,7 +174,7 @@ async fn turn(node: &Arc<Node>, state: &mut State) -> anyhow::Result<Duration> {
         return Ok(if leaves { SOON } else { REST });
     }
     let (circle, left_out) = Circle::gather(node);
-    if let Some(why) = missing(node, &left_out) {
+    if let Some(why) = missing(node, &left_out).or_else(|| trailing(node)) {
         anyhow::bail!("{why}");
     }
     let (wholes, rows): (Vec<Named>, Vec<Named>) = named.into_iter().partition(Named::is_whole);
@@ -279,6 +281,20 @@ fn missing(node: &Node, left_out: &[String]) -> Option<String> {
         Some(false) => None,
         Some(true) | None => Some(left_out.join("; ")),
     }
+}
+
+/// What a node that is gone has sent may still be applied somewhere, behind no fence: a row that is the
+/// same everywhere now needn't be so then, and what was known of it would be gone.
+fn trailing(node: &Node) -> Option<String> {
+    let trails = |roster: &Roster| {
+        let (follower, gone) = follower_of_the_gone(roster)?;
+        Some(format!(
+            "{} still subscribes to {}, which is gone",
+            roster.name_of(follower),
+            roster.name_of(gone)
+        ))
+    };
+    node.knowledge.with_roster(trails).flatten()
 }
 
 /// Checks rows that were named. Says whether all that is still open waits for people.

@@ -54,6 +54,8 @@ pub struct Agent {
     pub lease: Lease,
     pub births: Births,
     pub memory: Memory,
+    /// The stage that it has seen last.
+    pub stage: Option<Stage>,
     /// Until when a step runs, and the lease can't change hands.
     pub busy_until: u64,
     /// The plan has said that every edge is alive.
@@ -250,6 +252,10 @@ impl World {
         let Some(roster) = agent.roster.clone() else {
             return REST;
         };
+        if agent.stage != Some(agent.life.stage) {
+            agent.stage = Some(agent.life.stage);
+            agent.memory.stage_since = Some(now);
+        }
         agent.memory.note(&observed, now);
         agent.memory.note_roster(id, &roster, now);
         let (life, memory) = (agent.life.clone(), std::mem::take(&mut agent.memory));

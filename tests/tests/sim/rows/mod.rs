@@ -187,7 +187,10 @@ impl Checker {
         };
         let mut circled = circle.iter();
         // Nothing can be said of any row while a member doesn't answer.
-        if taken.is_empty() || circled.any(|node| held(world).is_gone(*node)) {
+        if taken.is_empty()
+            || circled.any(|node| held(world).is_gone(*node))
+            || !held(world).is_fenced()
+        {
             return None;
         }
         let keys = BTreeMap::from([("t".to_owned(), taken.keys().cloned().collect())]);

@@ -115,6 +115,12 @@ impl World {
         parting.is_none_or(|parting| parting.gone && parting.followers.is_empty())
     }
 
+    /// Does nobody subscribe to one that is gone, whose changes no fence holds back?
+    pub fn is_fenced(&self) -> bool {
+        let parting = self.parting.as_ref();
+        parting.is_none_or(|parting| !parting.gone || parting.followers.is_empty())
+    }
+
     /// Who is not gone.
     pub fn members(&self) -> Vec<usize> {
         let all = 0..self.nodes.len();
