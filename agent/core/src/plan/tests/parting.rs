@@ -1,6 +1,6 @@
 //! Leaving, and what others do about a node that is gone.
 
-use super::fixture::{World, epoch, link, name, node, record};
+use super::fixture::{NOW, World, epoch, link, name, node, record};
 use crate::action::Action;
 use crate::ids::{LineageId, Ordinal};
 use crate::life::Stage;
@@ -8,6 +8,7 @@ use crate::plan::recorded_edges;
 use crate::record::{EdgeReport, EdgeState, JoinPhase};
 use crate::roster::Tombstone;
 use crate::state::NodeState;
+use crate::time::Mono;
 use uuid::Uuid;
 
 /// A mesh that has buried its third node.
@@ -133,6 +134,44 @@ fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
             .heartbeat = 8;
     }
     assert_eq!(world.text(), "do tell the others that this node is gone\n");
+}
+
+#[test]
+fn a_leaving_node_settles_what_it_knows_before_it_goes() {
+    let mut world = World::converged();
+    world.life.stage = Stage::Leaving;
+    world.life.leave_after = Some(7);
+    world.postgres_mut().gate_open = false;
+    world.memory.stage_since = Some(Mono(NOW.0 - 1_000));
+    let goes = |world: &World| {
+        let actions = world.plan().actions;
+        actions.into_iter().find_map(|action| match action {
+            Action::AnnounceLeaving { unsettled } => Some(unsettled),
+            _ => None,
+        })
+    };
+    // Nothing was looked at yet, or before the last write.
+    for early in [None, Some(Mono(NOW.0 - 1_001))] {
+        world.observed.settled = early;
+        assert_eq!(goes(&world), None, "{early:?}");
+        assert!(world.text().contains("wait for rows that may differ"));
+    }
+    world.life.leave_by_force = true;
+    assert_eq!(goes(&world), Some(true));
+    world.life.leave_by_force = false;
+    world.observed.settled = Some(Mono(NOW.0 - 1_000));
+    assert_eq!(goes(&world), Some(false));
+}
+
+/// What it knew to be open nobody else knows: the last that follows it compares.
+#[test]
+fn after_one_has_left_unsettled_all_tables_are_compared() {
+    let mut world = without(true);
+    let roster = world.roster.as_mut().unwrap();
+    roster.tombstones.get_mut(&node(3)).unwrap().unsettled = true;
+    assert_eq!(drop_compares(&world), None);
+    second_follows(&mut world, None);
+    assert_eq!(drop_compares(&world), Some(true));
 }
 
 /// Its slot is gone: it waits for the leaving node to be ready again, which waits for it.
