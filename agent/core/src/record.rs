@@ -172,3 +172,29 @@ pub struct NodeRecord {
     /// When it wrote this, by its own clock.
     pub written_at: Wall,
 }
+
+impl NodeRecord {
+    /// Is it one of those whose rows must be the same?
+    ///
+    /// A joiner that still copies is not: it gets whatever its source has by then. One that is
+    /// past that is: what is mended now would not be sent to it any more.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        match self.state {
+            NodeState::Ready | NodeState::Leaving | NodeState::Booting | NodeState::Configuring => {
+                true
+            }
+            NodeState::Joining => !matches!(
+                self.phase,
+                None | Some(JoinPhase::Leasing | JoinPhase::Copying)
+            ),
+            NodeState::Discovering
+            | NodeState::Forming
+            | NodeState::Enrolling
+            | NodeState::WaitingForClock
+            | NodeState::Resyncing
+            | NodeState::Quarantined
+            | NodeState::Left => false,
+        }
+    }
+}

@@ -141,23 +141,9 @@ fn duty(view: &View<'_>, gone: NodeId, tombstone: &Tombstone) -> Duty {
 /// May something of this node that is gone still be applied at the member of this record, which
 /// has to be the same as the others?
 fn follows(record: &NodeRecord, gone: NodeId) -> bool {
-    let takes_part = match record.state {
-        NodeState::Ready
-        | NodeState::Leaving
-        | NodeState::Joining
-        | NodeState::Booting
-        | NodeState::Configuring => true,
-        NodeState::Discovering
-        | NodeState::Forming
-        | NodeState::Enrolling
-        | NodeState::WaitingForClock
-        | NodeState::Resyncing
-        | NodeState::Quarantined
-        | NodeState::Left => false,
-    };
     // One that doesn't know yet that it is gone says so of an ordinary edge.
     let edge = record.edges.get(&gone);
-    takes_part && edge.is_some_and(|edge| edge.state != EdgeState::Missing)
+    record.is_compared() && edge.is_some_and(|edge| edge.state != EdgeState::Missing)
 }
 
 /// A member that still subscribes to a node that is gone, and that node.

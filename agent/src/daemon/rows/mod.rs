@@ -23,7 +23,7 @@ use pgaa_core::life::Stage;
 use pgaa_core::observed::Reach;
 use pgaa_core::plan::follower_of_the_gone;
 use pgaa_core::policy::ConflictResolution;
-use pgaa_core::record::JoinPhase;
+use pgaa_core::record::NodeRecord;
 use pgaa_core::roster::Roster;
 use pgaa_core::rows::{Fate, Moment, NamedBy, Round, Suspect, check, fate};
 use pgaa_core::state::NodeState;
@@ -252,30 +252,15 @@ async fn waiting(node: &Node, taken: usize) -> anyhow::Result<u64> {
 }
 
 /// Who must be asked and can't be, so that nothing can be said of any row.
-///
-/// A joiner that still copies is no part of it: it gets whatever its source has by then. One that
-/// is past that must be waited for: what is mended now would not be sent to it any more.
 fn missing(node: &Node, left_out: &[String]) -> Option<String> {
     let reach = node.knowledge.reach(node.clocks.mono());
+    let answers = |record: &NodeRecord| {
+        let asked = matches!(record.state, NodeState::Ready | NodeState::Leaving);
+        asked && (record.node == node.id() || reach.get(&record.node) == Some(&Reach::Up))
+    };
     let waits = node.knowledge.with_roster(|roster| {
         let mut records = roster.records.values();
-        records.any(|record| match record.state {
-            NodeState::Joining => !matches!(
-                record.phase,
-                Some(JoinPhase::Leasing | JoinPhase::Copying) | None
-            ),
-            NodeState::Discovering
-            | NodeState::Forming
-            | NodeState::Enrolling
-            | NodeState::WaitingForClock
-            | NodeState::Quarantined
-            | NodeState::Left
-            | NodeState::Resyncing => false,
-            NodeState::Ready | NodeState::Leaving => {
-                record.node != node.id() && reach.get(&record.node) != Some(&Reach::Up)
-            }
-            NodeState::Booting | NodeState::Configuring => true,
-        })
+        records.any(|record| record.is_compared() && !answers(record))
     });
     match waits {
         Some(false) => None,
