@@ -145,9 +145,12 @@ fn a_leaving_node_settles_what_it_knows_before_it_goes() {
     world.memory.stage_since = Some(Mono(NOW.0 - 1_000));
     let goes = |world: &World| {
         let actions = world.plan().actions;
-        actions.into_iter().find_map(|action| match action {
-            Action::AnnounceLeaving { unsettled } => Some(unsettled),
-            _ => None,
+        actions.into_iter().find_map(|action| {
+            if let Action::AnnounceLeaving { unsettled } = action {
+                Some(unsettled)
+            } else {
+                None
+            }
         })
     };
     // Nothing was looked at yet, or before the last write.
