@@ -88,6 +88,7 @@ async fn prove(node: &Arc<Node>) {
             }
             Some(flaw) => failed(node, &flaw),
         },
+        Err(error) if error.is::<proof::NothingLeft>() => info!("proving the backups: {error}"),
         Err(error) => failed(node, &format!("{error:#}")),
     }
 }

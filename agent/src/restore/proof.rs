@@ -22,15 +22,19 @@ use pgaa_core::restore::Target;
 use pgaa_core::restore::proof::{Proof, Proofs, ProvenTable};
 use pgaa_core::time::Wall;
 use pgaa_core::verify::Digest;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 /// The name of the slot, which lasts for a moment.
 const SLOT: &str = "pgaa_proof";
+/// So often one is begun again because a backup was removed meanwhile.
+const TRIES_MAX: u32 = 3;
 /// How long a snapshot may take to be had: it waits for every transaction that is open.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(120);
 /// How much of what pg_amcheck has found is kept, bytes.
@@ -49,15 +53,43 @@ struct Marked {
     tables: Vec<(String, Digest)>,
 }
 
-/// Proves this node's backups, below `above`, and remembers the outcome.
+/// All backups of this node were removed while one of them was being proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "all backups of this node were removed meanwhile: the node that owns the backups now, which \
+     pgaa-agent status names, keeps them no longer"
+)]
+pub struct NothingLeft;
+
+/// Proves this node's backups, below `above`, and remembers the outcome. That a backup could not be
+/// restored because it was removed meanwhile says nothing of those that are there: it is tried
+/// again, or fails as [`NothingLeft`], which isn't remembered.
 pub async fn prove(
     settings: &Settings,
     above: &Path,
     told: &mut (dyn FnMut(&str) + Send),
 ) -> anyhow::Result<Proof> {
     let clocks = Clocks::start();
-    let attempt = attempt(settings, above, clocks, told).await;
-    discard_left(settings, above).await;
+    let mut tries = 1;
+    let attempt = loop {
+        let before = own_backups(settings).await;
+        let attempt = attempt(settings, above, clocks, told).await;
+        discard_left(settings, above).await;
+        let after = own_backups(settings).await;
+        let (Err(error), Ok((_, before)), Ok((_, after))) = (&attempt, before, after) else {
+            break attempt;
+        };
+        if before.is_subset(&after) || tries == TRIES_MAX {
+            break attempt;
+        }
+        if after.is_empty() {
+            return Err(NothingLeft.into());
+        }
+        told(&format!(
+            "a backup was removed meanwhile: once more ({error:#})"
+        ));
+        tries += 1;
+    };
     let path = file(settings);
     let mut proofs: Proofs = durable::read_json(&path)?.unwrap_or_default();
     let outcome = attempt.as_ref().map(Clone::clone);
@@ -74,7 +106,13 @@ async fn attempt(
 ) -> anyhow::Result<Proof> {
     discard_left(settings, above).await;
     let live = Postgres::new(settings);
-    let stanza = own_stanza(settings, &live).await?;
+    let (stanza, backups) = own_backups(settings).await?;
+    if backups.is_empty() {
+        bail!(
+            "this node has no backup to prove: run it on the node that owns the backups, which \
+             pgaa-agent status names"
+        );
+    }
     told("reading what the live server holds now");
     let marked = mark(settings, &live, clocks).await?;
     let wish = Wish {
@@ -115,23 +153,27 @@ async fn attempt(
 
 /// Is there a backup of this node's in the repository, as far as that can be said?
 pub async fn provable(settings: &Settings) -> bool {
-    own_stanza(settings, &Postgres::new(settings)).await.is_ok()
+    let found = own_backups(settings).await;
+    found.is_ok_and(|(_, backups)| !backups.is_empty())
 }
 
-/// The stanza that the live server writes: its positions mean something there alone. A database that
-/// was brought back has the system identifier of the one before, and another node's name.
-async fn own_stanza(settings: &Settings, live: &Postgres) -> anyhow::Result<Stanza> {
+/// The stanza that the live server writes, and its backups: its positions mean something there alone.
+/// A database that was brought back has the system identifier of the one before, and another
+/// node's name.
+async fn own_backups(settings: &Settings) -> anyhow::Result<(Stanza, BTreeSet<String>)> {
     let node = Identity::known(&settings.paths.state_dir)?;
     let node = node.context("this node has no identity yet: systemctl start pgaa-agent")?;
-    let own = Stanza::new(node, live.system_identifier().await?);
+    let system = Postgres::new(settings).system_identifier().await?;
+    let own = Stanza::new(node, system);
     let contents = program_of(settings)?.info(None).await?;
-    let found = contents
-        .into_iter()
-        .find(|of| of.stanza == own && !of.backups.is_empty());
-    found.map(|of| of.stanza).context(
-        "this node has no backup to prove: run it on the node that owns the backups, which \
-         pgaa-agent status names",
-    )
+    let mut backups = BTreeSet::new();
+    for of in contents.into_iter().filter(|of| of.stanza == own) {
+        if let Some(problem) = of.problem {
+            bail!("{own}: {problem}");
+        }
+        backups.extend(of.backups.into_iter().map(|backup| backup.label));
+    }
+    Ok((own, backups))
 }
 
 async fn mark(settings: &Settings, live: &Postgres, clocks: Clocks) -> anyhow::Result<Marked> {

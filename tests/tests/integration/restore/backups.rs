@@ -59,7 +59,7 @@ impl Backups {
             backups.config, backups.stanza, backups.data
         ))?;
         node.sql("select pg_reload_conf()")?;
-        backups.run(node, &["backup", "--type=full", "--start-fast"])?;
+        backups.take(node)?;
         cluster.eventually(seconds(20), "WAL is archived", |_| {
             node.sql("select pg_switch_wal()")?;
             let archived = node.sql("select archived_count from pg_stat_archiver")?;
@@ -67,6 +67,18 @@ impl Backups {
             Ok(())
         })?;
         Ok(backups)
+    }
+
+    fn take(&self, node: &Node) -> Result<()> {
+        let full = ["backup", "--type=full", "--start-fast"];
+        self.run(node, &full).map(drop)
+    }
+
+    /// Takes another, and removes all before it.
+    pub fn replace(&self, node: &Node) -> Result<()> {
+        self.take(node)?;
+        self.run(node, &["expire", "--repo1-retention-full=1"])
+            .map(drop)
     }
 
     fn run(&self, node: &Node, arguments: &[&str]) -> Result<String> {

@@ -10,6 +10,7 @@ use pgaa_tests::load::{Load, Rate, Workload, create_tables};
 use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play_unstarted;
 use std::fs;
+use std::process::Stdio;
 
 /// What a row holds, and what it is made to hold.
 const TRUE: &str = "a title that is true";
@@ -32,7 +33,7 @@ fn a_backup_is_proven_under_load_and_a_false_one_is_not() -> Result<()> {
         a.sql(&format!(
             "insert into public.still values ('one', '{TRUE}')"
         ))?;
-        let _backups = Backups::on(cluster, a)?;
+        let backups = Backups::on(cluster, a)?;
         let load = Load::start(&nodes, Workload::Same, Rate::PerSecond(60))?;
         let own = Load::start(&nodes, Workload::Own, Rate::PerSecond(60))?;
         // Nothing of what is written meanwhile makes a difference: three times in a row.
@@ -49,6 +50,7 @@ fn a_backup_is_proven_under_load_and_a_false_one_is_not() -> Result<()> {
         load.stop()?;
         own.stop()?;
         remembered(cluster, a)?;
+        proven_though_its_backup_goes(cluster, a, &backups)?;
         cluster.eventually(seconds(30), "the row is everywhere", |_| {
             let title = c.sql("select title from public.still where key = 'one'")?;
             ensure!(title == TRUE, "{title}");
@@ -96,6 +98,30 @@ fn a_backup_is_proven_under_load_and_a_false_one_is_not() -> Result<()> {
 fn prove(node: &Node) -> Result<Proof> {
     let text = succeed(node, &["verify", "--restore", "-o", "json"])?;
     serde_json::from_str(&text).context(text)
+}
+
+/// Retention removes the backup while it is being proven: the one that is there instead is proven.
+fn proven_though_its_backup_goes(cluster: &Cluster, a: &Node, backups: &Backups) -> Result<()> {
+    let point = "restore_made";
+    a.hold(point)?;
+    let mut command = a.agent_command(&["backup", "verify", "--restore", "-o", "json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let proving = command.spawn()?;
+    cluster.eventually(seconds(60), "a backup was chosen", |_| {
+        ensure!(a.is_held(point), "it is not held");
+        Ok(())
+    })?;
+    backups.replace(a)?;
+    a.let_go(point)?;
+    let output = proving.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && said.contains("removed meanwhile"),
+        "{said}"
+    );
+    let proof: Proof = serde_json::from_slice(&output.stdout)?;
+    ensure!(proof.holds(), "{proof:?}");
+    remembered(cluster, a)
 }
 
 fn remembered(cluster: &Cluster, a: &Node) -> Result<()> {
