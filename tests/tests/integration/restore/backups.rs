@@ -59,7 +59,7 @@ impl Backups {
             backups.config, backups.stanza, backups.data
         ))?;
         node.sql("select pg_reload_conf()")?;
-        backups.take(node)?;
+        backups.run(node, &["backup", "--type=full", "--start-fast"])?;
         cluster.eventually(seconds(20), "WAL is archived", |_| {
             node.sql("select pg_switch_wal()")?;
             let archived = node.sql("select archived_count from pg_stat_archiver")?;
@@ -69,16 +69,11 @@ impl Backups {
         Ok(backups)
     }
 
-    fn take(&self, node: &Node) -> Result<()> {
-        let full = ["backup", "--type=full", "--start-fast"];
-        self.run(node, &full).map(drop)
-    }
-
-    /// Takes another, and removes all before it.
+    /// Takes another, which removes all before it.
     pub fn replace(&self, node: &Node) -> Result<()> {
-        self.take(node)?;
-        self.run(node, &["expire", "--repo1-retention-full=1"])
-            .map(drop)
+        let full = ["backup", "--type=full", "--start-fast"];
+        let alone = "--repo1-retention-full=1";
+        self.run(node, &[&full[..], &[alone]].concat()).map(drop)
     }
 
     fn run(&self, node: &Node, arguments: &[&str]) -> Result<String> {
