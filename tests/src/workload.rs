@@ -50,6 +50,17 @@ pub fn create_orders(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Has the node so many of them?
+pub fn hold_orders(node: &Node, expected: usize) -> Result<()> {
+    let found = node.sql("select count(*) from public.orders")?;
+    ensure!(
+        found == expected.to_string(),
+        "{} has {found} rows",
+        node.name()
+    );
+    Ok(())
+}
+
 /// Writes rows on one node, each in a transaction of its own.
 pub fn write_orders(node: &Node, count: usize) -> Result<()> {
     node.sql_in(

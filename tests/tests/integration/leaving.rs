@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pgaa_core::record::EdgeState;
 use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play;
-use pgaa_tests::workload::{create_orders, write_orders};
+use pgaa_tests::workload::{create_orders, hold_orders, write_orders};
 
 /// The row's key.
 const ID: &str = "5b0c2a6e-0000-4000-8000-000000000001";
@@ -91,7 +91,7 @@ fn what_a_member_lacks_holds_a_node_back() -> Result<()> {
         }
         write_orders(a, 10)?;
         write_orders(b, 10)?;
-        cluster.eventually(seconds(30), "c has what both wrote", |_| rows(c, 20))?;
+        cluster.eventually(seconds(30), "c has what both wrote", |_| hold_orders(c, 20))?;
         cluster.net.heal()?;
         cluster.eventually(seconds(60), "all know that both lack changes", |_| {
             for node in [a, b] {
@@ -106,25 +106,15 @@ fn what_a_member_lacks_holds_a_node_back() -> Result<()> {
             !refused.status.success() && said.contains("lacks changes of this node"),
             "{said}"
         );
-        rows(b, 10)?;
+        hold_orders(b, 10)?;
         a.order(&["leave", "--force"])?;
         a.order(&["wait", "--for=left", "--timeout=60s"])?;
         cluster
             .eventually(seconds(60), "b has what a wrote", |cluster| {
                 cluster.assembled_among(&[b, c])?;
-                rows(b, 20)?;
-                rows(c, 20)
+                hold_orders(b, 20)?;
+                hold_orders(c, 20)
             })
             .map(drop)
     })
-}
-
-fn rows(node: &Node, expected: usize) -> Result<()> {
-    let found = node.sql("select count(*) from public.orders")?;
-    ensure!(
-        found == expected.to_string(),
-        "{} has {found} rows",
-        node.name()
-    );
-    Ok(())
 }
