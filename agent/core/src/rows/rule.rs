@@ -72,12 +72,15 @@ pub fn judge(nodes: &[NodeId], seen: &[Seen]) -> Ruling {
     let hashes = seen.iter().map(|one| one.row.map(|row| row.hash));
     let hashes: Vec<_> = hashes.collect();
     let equal = hashes.windows(2).all(|pair| pair[0] == pair[1]);
-    match author_is_gone(nodes, seen) {
-        // It may have reached all others after the delete: only at its author it was gone.
-        Some(Ruling::Goes(reason)) => return Ruling::Goes(reason),
-        Some(ruling) if !equal => return ruling,
-        Some(_) | None if equal => return Ruling::Equal,
-        Some(_) | None => {}
+    // Of equal rows, too, one may go: it may have reached all others after the delete, and was gone
+    // at its author alone.
+    if let Some(ruling) = author_is_gone(nodes, seen)
+        && (!equal || matches!(ruling, Ruling::Goes(_)))
+    {
+        return ruling;
+    }
+    if equal {
+        return Ruling::Equal;
     }
     let known = survivors(nodes, seen);
     let live: Vec<&(Stamp, usize)> = known

@@ -273,9 +273,9 @@ fn missing(node: &Node, left_out: &[String]) -> Option<String> {
 fn trailing(node: &Node) -> Option<String> {
     let trails = |roster: &Roster| {
         let (follower, gone) = follower_of_the_gone(roster)?;
+        let follower = roster.name_of(follower);
         Some(format!(
-            "{} still subscribes to {}, which is gone",
-            roster.name_of(follower),
+            "{follower} still subscribes to {}, which is gone; see pgaa-agent status on {follower}",
             roster.name_of(gone)
         ))
     };

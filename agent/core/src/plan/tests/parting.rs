@@ -113,6 +113,15 @@ fn a_subscription_to_one_that_is_gone_is_told() {
     assert_eq!(told(&world), None);
 }
 
+/// A node that leaves: its gate is shut, and the others have seen the last of it.
+fn leaving() -> World {
+    let mut world = World::converged();
+    world.life.stage = Stage::Leaving;
+    world.life.leave_after = Some(7);
+    world.postgres_mut().gate_open = false;
+    world
+}
+
 #[test]
 fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
     let mut world = World::converged();
@@ -138,10 +147,7 @@ fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
 
 #[test]
 fn a_leaving_node_settles_what_it_knows_before_it_goes() {
-    let mut world = World::converged();
-    world.life.stage = Stage::Leaving;
-    world.life.leave_after = Some(7);
-    world.postgres_mut().gate_open = false;
+    let mut world = leaving();
     world.memory.stage_since = Some(Mono(NOW.0 - 1_000));
     let goes = |world: &World| {
         let actions = world.plan().actions;
@@ -180,10 +186,7 @@ fn after_one_has_left_unsettled_all_tables_are_compared() {
 /// Its slot is gone: it waits for the leaving node to be ready again, which waits for it.
 #[test]
 fn a_leaving_node_goes_by_force_without_who_lacks_its_changes() {
-    let mut world = World::converged();
-    world.life.stage = Stage::Leaving;
-    world.life.leave_after = Some(7);
-    world.postgres_mut().gate_open = false;
+    let mut world = leaving();
     world.record_mut(2).edges.get_mut(&node(1)).unwrap().state = EdgeState::NeedsResync;
     let text = world.text();
     assert!(text.contains("wait for n2, which lacks changes"), "{text}");
@@ -204,10 +207,7 @@ fn what_is_lost_on_a_leaving_node_is_lost() {
 
 #[test]
 fn a_leaving_node_waits_for_those_who_join_only_while_they_follow_it() {
-    let mut world = World::converged();
-    world.life.stage = Stage::Leaving;
-    world.life.leave_after = Some(7);
-    world.postgres_mut().gate_open = false;
+    let mut world = leaving();
     // Its record tells of every edge, also of those that were never made.
     let mut joiner = record(4);
     joiner.phase = Some(JoinPhase::Leasing);

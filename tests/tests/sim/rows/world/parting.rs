@@ -111,8 +111,8 @@ impl World {
 
     /// Has the parting come to its end?
     pub fn has_parted(&self) -> bool {
-        let parting = self.parting.as_ref();
-        parting.is_none_or(|parting| parting.gone && parting.followers.is_empty())
+        let goes = self.parting.as_ref().filter(|parting| !parting.gone);
+        goes.is_none() && self.is_fenced()
     }
 
     /// Does nobody subscribe to one that is gone, whose changes no fence holds back?
