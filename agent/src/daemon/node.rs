@@ -116,6 +116,8 @@ pub struct Node {
     pub conflicts: watch::Sender<ConflictsReport>,
     /// Edges whose apply workers give up again and again.
     pub stuck: watch::Sender<StuckEdges>,
+    /// Are edges being made, here or elsewhere, so that somebody waits for heartbeats?
+    pub forming: watch::Sender<bool>,
     /// Rings when the plan wants this node to join.
     pub join_wanted: Notify,
     /// Does the plan want this node, a member, to be synchronised anew?
@@ -223,6 +225,7 @@ impl Node {
             migrated: watch::channel(false).0,
             conflicts: watch::channel(ConflictsReport::default()).0,
             stuck: watch::channel(StuckEdges::default()).0,
+            forming: watch::channel(false).0,
             join_wanted: Notify::new(),
             resync_wanted: AtomicBool::new(false),
             rejoin_wanted: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 
 use super::act::{self, Dsns};
 use super::node::Node;
+use super::rhythm;
 use crate::durable::DurableError;
 use crate::events::Severity;
 use crate::postgres::conninfo::{BadConninfo, Remote};
@@ -283,6 +284,10 @@ impl Reconciler {
             self.stage = Some(look.life.stage);
             self.memory.stage_since = Some(look.now.mono);
         }
+        let forming = rhythm::forming(&self.node, look.life.stage);
+        self.node
+            .forming
+            .send_if_modified(|was| std::mem::replace(was, forming) != forming);
     }
 
     fn note_outcome(&mut self, look: &Look, outcome: &act::Outcome) {

@@ -39,6 +39,7 @@ const ADDRESS_PERIOD: Duration = Duration::from_secs(1);
 /// Writes heartbeats for as long as this node is a member.
 pub async fn beat(node: Arc<Node>) {
     let mut last_error = String::new();
+    let mut forming = node.forming.subscribe();
     loop {
         let life = node.knowledge.life();
         let stage = life.stage;
@@ -48,7 +49,8 @@ pub async fn beat(node: Arc<Node>) {
             sleep(BEAT_FORMING).await;
             continue;
         }
-        let (pause, flush) = match forming(&node, stage) {
+        let hurry = *forming.borrow_and_update();
+        let (pause, flush) = match hurry {
             true => (BEAT_FORMING, Flush::Now),
             false => (BEAT, Flush::Later),
         };
@@ -61,13 +63,17 @@ pub async fn beat(node: Arc<Node>) {
             warn!("no heartbeat could be written: {error}");
         }
         last_error = error;
-        node.clocks.pulse(pause).await;
+        tokio::select! {
+            () = node.clocks.pulse(pause) => {}
+            // Whoever waits for a heartbeat waits from now on.
+            _ = forming.wait_for(|forming| *forming), if !hurry => {}
+        }
     }
 }
 
 /// Are edges being made, here or elsewhere, so that somebody waits for heartbeats? Not while a
 /// joiner copies, which may take hours.
-fn forming(node: &Node, stage: Stage) -> bool {
+pub fn forming(node: &Node, stage: Stage) -> bool {
     let links = |phase: Option<JoinPhase>| match phase {
         Some(JoinPhase::Leasing | JoinPhase::Copying | JoinPhase::CatchingUp) => false,
         Some(JoinPhase::Founding | JoinPhase::Linking | JoinPhase::Checking) | None => true,

@@ -8,7 +8,7 @@ use crate::observed::Reach;
 use crate::record::JoinPhase;
 use crate::roster::Roster;
 use crate::time::Mono;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -280,9 +280,9 @@ pub trait Host: Sync {
     ) -> impl Future<Output = Done<()>> + Send;
     /// The newest heartbeat of each node that has arrived: its epoch and number.
     fn heartbeats(&self) -> impl Future<Output = Done<BTreeMap<NodeId, (DataEpoch, u64)>>> + Send;
-    /// Puts the source's replicated tables into the own replication set, and gives sequences
-    /// that are in step the values of this node.
-    fn adopt_tables(&self, source: &Member) -> impl Future<Output = Done<()>> + Send;
+    /// Puts the tables, named as the source names them, into the own replication set, and gives
+    /// sequences that are in step the values of this node.
+    fn adopt_tables(&self, tables: BTreeSet<String>) -> impl Future<Output = Done<()>> + Send;
     /// Becomes, durably, a member that is synchronised anew: its gate stays shut.
     fn resync(&self) -> Done<()>;
     /// Becomes a ready member again, durably.

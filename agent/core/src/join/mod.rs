@@ -177,7 +177,9 @@ async fn fill<H: Host>(host: &H, held: &Held) -> Result<Vec<Member>, Failure> {
             futures_util::future::Either::Right((failure, _)) => return Err(failure),
         }
     }
-    host.adopt_tables(&source).await?;
+    // Before this node takes a write.
+    let of_source = preflight::facts_of(host, held, &source).await?.1;
+    host.adopt_tables(of_source.replicated).await?;
     host.enter(JoinPhase::Linking)?;
     Ok(members)
 }

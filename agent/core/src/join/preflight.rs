@@ -110,7 +110,7 @@ fn told<H: Host>(host: &H, problems: Vec<Problem>) -> Result<(), Failure> {
     Err(Failure(texts.join("; ")))
 }
 
-async fn facts_of<'a, H: Host>(
+pub(super) async fn facts_of<'a, H: Host>(
     host: &H,
     held: &Held,
     member: &'a Member,

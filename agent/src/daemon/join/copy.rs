@@ -171,12 +171,3 @@ async fn copy_table(
     session.commit().await?;
     Ok(())
 }
-
-/// Puts the source's replicated tables into our replication set, before this node takes a write.
-pub async fn adopt_tables(node: &Arc<Node>, dsn: String) -> anyhow::Result<()> {
-    let server = source_server(node, dsn)?;
-    for table in server.replicated().await? {
-        node.postgres.add_table(&table, false).await?;
-    }
-    Ok(())
-}

@@ -24,7 +24,7 @@ use pgaa_core::record::JoinPhase;
 use pgaa_core::roster::Roster;
 use pgaa_core::status::Progress;
 use pgaa_core::time::Mono;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -328,11 +328,12 @@ impl Host for Joiner<'_> {
         self.0.postgres.heartbeats().await.map_err(failed)
     }
 
-    async fn adopt_tables(&self, source: &Member) -> Done<()> {
-        let dsn = self.dsn(source)?;
-        let adopted = copy::adopt_tables(self.0, dsn).await;
-        let adopted = adopted.and(own_sequences(self.0).await);
-        adopted.map_err(failed)
+    async fn adopt_tables(&self, tables: BTreeSet<String>) -> Done<()> {
+        for table in &tables {
+            let adopted = self.0.postgres.add_table(table, false).await;
+            adopted.map_err(failed)?;
+        }
+        own_sequences(self.0).await.map_err(failed)
     }
 
     fn resync(&self) -> Done<()> {

@@ -15,7 +15,7 @@ use pgaa_core::record::JoinPhase;
 use pgaa_core::roster::Roster;
 use pgaa_core::time::Mono;
 use rand::RngExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -373,10 +373,9 @@ impl Host for Joiner {
         Ok(beats.into_iter().map(known).collect())
     }
 
-    async fn adopt_tables(&self, source: &Member) -> Done<()> {
+    async fn adopt_tables(&self, _: BTreeSet<String>) -> Done<()> {
         self.busy(STATEMENT).await;
-        let from = self.number(source)?;
-        self.copying(from)
+        self.server(|_| ())
     }
 
     fn resync(&self) -> Done<()> {
