@@ -225,7 +225,7 @@ async fn one(node: &Arc<Node>, action: &Action, dsns: &Dsns) -> anyhow::Result<(
                 .context("the provider's address is not known")?;
             let forward = Forward::Nothing;
             done(
-                sql.create_subscription_disabled(subscription, dsn, forward, None)
+                sql.create_subscription_disabled(subscription, dsn, forward)
                     .await,
             )
         }

@@ -19,7 +19,7 @@ use pgaa_core::memory::Memory;
 use pgaa_core::observed::{DiskFacts, Fact, Observed, PostgresFacts};
 use pgaa_core::plan::{Inputs, Plan, awaits_joiner, plan, state_of};
 use pgaa_core::publish::{Publication, Publisher, Seen, publish};
-use pgaa_core::record::NodeRecord;
+use pgaa_core::record::{JoinPhase, NodeRecord};
 use pgaa_core::report::report;
 use pgaa_core::roster::Roster;
 use pgaa_core::state::NodeState;
@@ -36,6 +36,10 @@ const REST: Duration = Duration::from_millis(1000);
 
 /// Between two looks while something is under way that nothing else wakes the loop for.
 const BUSY: Duration = Duration::from_millis(50);
+
+/// Between two looks while a join does what there is to do, and wakes the loop when it has come
+/// further: for its progress alone.
+const JOINING: Duration = Duration::from_millis(250);
 
 /// Between two wakes of pglogical's manager.
 const WAKE_PERIOD: Duration = Duration::from_millis(10);
@@ -193,6 +197,7 @@ impl Reconciler {
             (true, _) => REST,
             (false, Some(_)) => BUSY * 4,
             (false, None) if outcome.done > 0 => Duration::ZERO,
+            (false, None) if copies(look.life.stage) => JOINING,
             (false, None) => BUSY,
         }
     }
@@ -385,6 +390,15 @@ impl Reconciler {
     }
 }
 
+/// Is it the join that goes on now, and not the loop?
+fn copies(stage: Stage) -> bool {
+    match stage {
+        Stage::Joining(phase) => phase < JoinPhase::Linking,
+        Stage::Resyncing => true,
+        Stage::Single | Stage::Founding | Stage::Ready | Stage::Leaving | Stage::Left => false,
+    }
+}
+
 /// The next version of our own record: above every one that was ever sent.
 fn next_version(node: &Node, known: Option<u64>) -> Result<u64, DurableError> {
     if let Some(known) = known {
@@ -410,8 +424,8 @@ fn ready_digests(roster: &Roster, me: NodeId) -> BTreeMap<NodeId, u64> {
             && match record.state {
                 NodeState::Left | NodeState::Enrolling => false,
                 NodeState::Joining => {
-                    record.phase != Some(pgaa_core::record::JoinPhase::Leasing)
-                        && record.phase != Some(pgaa_core::record::JoinPhase::Copying)
+                    record.phase != Some(JoinPhase::Leasing)
+                        && record.phase != Some(JoinPhase::Copying)
                 }
                 NodeState::Booting
                 | NodeState::Configuring

@@ -20,7 +20,7 @@ use tokio_postgres::types::PgLsn;
 use uuid::Uuid;
 
 /// Between two looks at whether a worker has gone.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How long a worker may take to go after it was told to.
 const GONE_WITHIN: Duration = Duration::from_secs(30);

@@ -180,8 +180,8 @@ impl Postgres {
     }
 
     /// Creates a subscription, disabled, with its replication origin, in one transaction, so that
-    /// enabling it later starts at the slot's start, or at `start_at`. Idempotent: one that is
-    /// there and sound stays as it is.
+    /// enabling it later starts at the slot's start. Idempotent: one that is there and sound stays
+    /// as it is. The slot may be made later.
     ///
     /// The server connects to the provider meanwhile, three times, holding pglogical's lock on
     /// the local node: several at once take turns here, and run side by side on other nodes.
@@ -190,13 +190,12 @@ impl Postgres {
         name: &str,
         dsn: &str,
         forward: Forward,
-        start_at: Option<Lsn>,
     ) -> Result<Subscription, SqlError> {
         let session = self.take(Purpose::Long).await?;
         session.begin().await?;
         let subscription = match find_subscription(&session, name).await? {
             Some(found) => found,
-            None => subscribe(&session, name, dsn, (forward, start_at)).await?,
+            None => subscribe(&session, name, dsn, forward).await?,
         };
         session.commit().await?;
         self.give_back(session);
@@ -206,6 +205,20 @@ impl Postgres {
     /// Enables subscriptions, all in one transaction, so that the manager sees them together.
     pub async fn enable(&self, names: &[&str]) -> Result<(), SqlError> {
         self.each(sql!("subscription_enable"), names).await
+    }
+
+    /// Enables a subscription that has never run, to start at a position of its provider's WAL.
+    pub async fn enable_at(&self, name: &str, start: Lsn) -> Result<(), SqlError> {
+        let session = self.take(Purpose::Long).await?;
+        session.begin().await?;
+        let advance = sql!("subscription_advance");
+        session
+            .row(&advance, &[&name, &PgLsn::from(start.0)])
+            .await?;
+        session.row(&sql!("subscription_enable"), &[&name]).await?;
+        session.commit().await?;
+        self.give_back(session);
+        Ok(())
     }
 
     /// Disables subscriptions, all in one transaction.
@@ -426,7 +439,7 @@ async fn subscribe(
     session: &Session,
     name: &str,
     dsn: &str,
-    (forward, start_at): (Forward, Option<Lsn>),
+    forward: Forward,
 ) -> Result<Subscription, SqlError> {
     let sets = SUBSCRIBED_SETS.as_slice();
     let origins: &[&str] = match forward {
@@ -440,11 +453,6 @@ async fn subscribe(
     let row = session.row(&synced, &[&name]).await?;
     let slot: String = column(synced.name, &row, 0)?;
     session.row(&sql!("origin_create"), &[&slot]).await?;
-    if let Some(Lsn(position)) = start_at {
-        session
-            .row(&sql!("origin_advance"), &[&slot, &PgLsn::from(position)])
-            .await?;
-    }
     Ok(Subscription {
         slot,
         existed: false,

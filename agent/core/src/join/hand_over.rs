@@ -23,10 +23,29 @@ const NUDGES: usize = 20;
 const NUDGE_EVERY: Duration = Duration::from_millis(40);
 
 /// Between two looks while waiting.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(10);
 
 fn me<H: Host>(host: &H) -> Result<(NodeId, DataEpoch), Failure> {
     Ok((host.me(), host.epoch()?))
+}
+
+/// Makes this node's subscriptions, disabled: no slot need be there for that. Each takes several
+/// connections, while nothing but time is needed for the copy.
+pub(super) async fn subscribe<H: Host>(
+    host: &H,
+    source: &Member,
+    members: &[Member],
+) -> Result<(), Failure> {
+    let me = me(host)?;
+    for member in members {
+        let name = subscription_name(me, (member.node, member.epoch));
+        let forward = match member.node == source.node {
+            true => Forward::All,
+            false => Forward::Nothing,
+        };
+        host.subscribe(&name, member, forward).await?;
+    }
+    Ok(())
 }
 
 /// Follows the source from where the copy was taken, with everything it forwards, until its
@@ -38,9 +57,7 @@ pub(super) async fn catch_up<H: Host>(
     start: Lsn,
 ) -> Result<(), Failure> {
     let name = subscription_name(me(host)?, (source.node, source.epoch));
-    host.subscribe(&name, source, (Forward::All, Some(start)))
-        .await?;
-    host.start(&name).await?;
+    host.start(&name, start).await?;
     arrival(host, held, source, &[name]).await
 }
 
@@ -160,15 +177,11 @@ async fn complete<H: Host>(
     }
 }
 
-/// A slot on a member, and the subscription that will read it, disabled.
+/// A slot on a member.
 async fn prepare<H: Host>(host: &H, held: &Held, member: &Member) -> Result<(), Failure> {
-    let name = subscription_name(me(host)?, (member.node, member.epoch));
-    let step = Step::CreateSlot {
-        subscription: name.clone(),
-    };
-    held.step(host, member, step).await?;
-    host.subscribe(&name, member, (Forward::Nothing, None))
-        .await
+    let subscription = subscription_name(me(host)?, (member.node, member.epoch));
+    let step = Step::CreateSlot { subscription };
+    held.step(host, member, step).await.map(drop)
 }
 
 /// Where each member's direct stream begins: after the last commit that the source had applied

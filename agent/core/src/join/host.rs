@@ -256,15 +256,15 @@ pub trait Host: Sync {
     /// Makes the slot for this node on the source, and brings structure and rows here as they
     /// are at its position, which it returns. What was here of the user's is dropped before.
     fn copy(&self, source: &Member) -> impl Future<Output = Done<Lsn>> + Send;
-    /// Makes a subscription, disabled, that starts at `start_at`, or where its slot starts.
+    /// Makes a subscription, disabled. Its slot need not be there yet.
     fn subscribe(
         &self,
         name: &str,
         to: &Member,
-        how: (Forward, Option<Lsn>),
+        forward: Forward,
     ) -> impl Future<Output = Done<()>> + Send;
-    /// Enables a subscription and gets its worker going.
-    fn start(&self, name: &str) -> impl Future<Output = Done<()>> + Send;
+    /// Enables a subscription, to start at this position, and gets its worker going.
+    fn start(&self, name: &str, at: Lsn) -> impl Future<Output = Done<()>> + Send;
     /// Gets the workers going of those of the enabled subscriptions that have none: a sender that
     /// was ended, or a server that was restarted, makes pglogical wait for minutes.
     fn revive(&self, names: &[String]) -> impl Future<Output = Done<()>> + Send;

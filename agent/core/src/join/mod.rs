@@ -26,7 +26,7 @@ use crate::observed::Reach;
 use crate::record::{EdgeState, JoinPhase, NodeRecord};
 use crate::roster::Roster;
 use crate::state::NodeState;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use leases::Held;
 use std::fmt;
 use std::pin::pin;
@@ -140,10 +140,13 @@ async fn work<H: Host>(host: &H, held: &Held, way: Way) -> Result<(), Failure> {
     if host.stage() == Stage::Ready {
         return Ok(());
     }
-    for member in members(host)? {
-        held.step(host, &member, Step::Commit).await?;
+    let members = members(host)?;
+    let promised = members.iter().map(async |member| {
+        held.step(host, member, Step::Commit).await?;
         host.reached("committed").await;
-    }
+        Ok(())
+    });
+    try_join_all(promised).await?;
     host.enter(JoinPhase::Checking)?;
     host.ready().await;
     Ok(())
@@ -221,7 +224,8 @@ async fn bring<H: Host>(
     preflight::pass(host, held, source, members).await?;
     host.enter(JoinPhase::Copying)?;
     host.reached("copying").await;
-    let start = host.copy(source).await?;
+    let streams = hand_over::subscribe(host, source, members);
+    let (start, ()) = try_join(host.copy(source), streams).await?;
     host.enter(JoinPhase::CatchingUp)?;
     host.reached("copied").await;
     hand_over::catch_up(host, held, source, start).await?;

@@ -3,7 +3,7 @@
 use super::Failure;
 use super::host::{Host, Member, Step, StepAnswer};
 use super::leases::Held;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use std::collections::BTreeSet;
 
 /// What one server is like, as far as a join asks.
@@ -61,8 +61,8 @@ pub(super) async fn pass<H: Host>(
     source: &Member,
     members: &[Member],
 ) -> Result<(), Failure> {
-    let own = host.facts().await?;
-    let theirs = try_join_all(members.iter().map(|m| facts_of(host, held, m))).await?;
+    let theirs = try_join_all(members.iter().map(|m| facts_of(host, held, m)));
+    let (own, theirs) = try_join(host.facts(), theirs).await?;
     told(host, judge(&own, source, &theirs))?;
     for remark in remarks(&own, source, &theirs) {
         host.remark(remark);

@@ -281,21 +281,16 @@ impl Host for Joiner<'_> {
         copy::copy(self.0, source, dsn).await.map_err(failed)
     }
 
-    async fn subscribe(
-        &self,
-        name: &str,
-        to: &Member,
-        (forward, start_at): (Forward, Option<Lsn>),
-    ) -> Done<()> {
+    async fn subscribe(&self, name: &str, to: &Member, forward: Forward) -> Done<()> {
         let dsn = self.dsn(to)?;
         let sql = &self.0.postgres;
-        let made = sql.create_subscription_disabled(name, &dsn, forward, start_at);
+        let made = sql.create_subscription_disabled(name, &dsn, forward);
         made.await.map(|_| ()).map_err(failed)
     }
 
-    async fn start(&self, name: &str) -> Done<()> {
+    async fn start(&self, name: &str, at: Lsn) -> Done<()> {
         let sql = &self.0.postgres;
-        sql.enable(&[name]).await.map_err(failed)?;
+        sql.enable_at(name, at).await.map_err(failed)?;
         let started = sql.start_workers(&[name], STARTED_WITHIN).await;
         started.map(|_| ()).map_err(failed)
     }

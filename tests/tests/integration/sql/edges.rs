@@ -45,14 +45,14 @@ async fn starts_where_the_slot_starts(mesh: &Mesh) -> Result<()> {
     let name = mesh.subscription(1, 0);
     let reader = mesh.postgres(1);
     reader
-        .create_subscription_disabled(&name, &dsn, Forward::All, Some(position))
+        .create_subscription_disabled(&name, &dsn, Forward::All)
         .await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     ensure!(
         !mesh.look(1).await?.subscriptions[&name].worker,
         "a disabled edge has a worker"
     );
-    reader.enable(&[&name]).await?;
+    reader.enable_at(&name, position).await?;
     let missing = reader
         .start_workers(&[&name], Duration::from_secs(10))
         .await?;

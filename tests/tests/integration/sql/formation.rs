@@ -85,7 +85,7 @@ async fn subscribe(mesh: &Mesh, subscriber: usize) -> Result<()> {
         let name = mesh.subscription(subscriber, provider);
         let dsn = mesh.servers.conninfo(subscriber, provider)?;
         let postgres = mesh.postgres(subscriber);
-        let made = postgres.create_subscription_disabled(&name, &dsn, Forward::Nothing, None);
+        let made = postgres.create_subscription_disabled(&name, &dsn, Forward::Nothing);
         let slot = made.await?.slot;
         let facts = mesh.look(provider).await?;
         ensure!(

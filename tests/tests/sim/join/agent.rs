@@ -388,7 +388,7 @@ impl World {
             }
             Action::CreateSubscription { provider, .. } => {
                 let provider = number(self, provider);
-                self.subscribe((node, provider), Forward::Nothing, 0)?;
+                self.subscribe((node, provider), Forward::Nothing)?;
                 self.enable(node, provider, true);
             }
             Action::EnableSubscription { provider, .. } => {

@@ -277,27 +277,26 @@ impl Host for Joiner {
         Ok(Lsn(snapshot.position))
     }
 
-    async fn subscribe(
-        &self,
-        name: &str,
-        to: &Member,
-        (forward, start_at): (Forward, Option<Lsn>),
-    ) -> Done<()> {
+    async fn subscribe(&self, name: &str, to: &Member, forward: Forward) -> Done<()> {
         self.busy(STATEMENT).await;
         let provider = self.provider(name)?;
         if provider != self.number(to)? {
             return Err(Failure(format!("{name} is not the way to {}", to.name)));
         }
         self.server(|_| ())?;
-        let start = start_at.map_or(0, |lsn| lsn.0);
-        let made = self.with(|world| world.subscribe((self.node, provider), forward, start));
+        let made = self.with(|world| world.subscribe((self.node, provider), forward));
         made.map_err(Failure)
     }
 
-    async fn start(&self, name: &str) -> Done<()> {
+    async fn start(&self, name: &str, at: Lsn) -> Done<()> {
         self.busy(STATEMENT).await;
         let provider = self.provider(name)?;
-        self.server(|_| ())?;
+        self.server(|server| {
+            let subscription = server.subscriptions.get_mut(&provider);
+            let subscription = subscription.ok_or_else(|| Failure::new("no subscription"))?;
+            subscription.progress = at.0;
+            Ok::<(), Failure>(())
+        })??;
         self.with(|world| world.enable(self.node, provider, true));
         Ok(())
     }

@@ -46,7 +46,7 @@ impl World {
             self.within((0, 50), Event::Write { node });
         }
         for (subscriber, provider) in self.pairs() {
-            let made = self.subscribe((subscriber, provider), pgaa_core::join::Forward::Nothing, 0);
+            let made = self.subscribe((subscriber, provider), pgaa_core::join::Forward::Nothing);
             if let Err(why) = made {
                 self.accuse(why);
             }

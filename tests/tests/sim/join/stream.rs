@@ -333,7 +333,6 @@ impl World {
         &mut self,
         (subscriber, provider): (usize, usize),
         forward: Forward,
-        progress: u64,
     ) -> Result<(), String> {
         if !self.serves(subscriber, provider) {
             return Err(format!("{provider} does not answer"));
@@ -345,7 +344,7 @@ impl World {
         let made = Subscription {
             enabled: false,
             forward,
-            progress,
+            progress: 0,
             worker: Worker::Off,
             pending: false,
         };
