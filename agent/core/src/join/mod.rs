@@ -140,13 +140,10 @@ async fn work<H: Host>(host: &H, held: &Held, way: Way) -> Result<(), Failure> {
     if host.stage() == Stage::Ready {
         return Ok(());
     }
-    let members = members(host)?;
-    let promised = members.iter().map(async |member| {
-        held.step(host, member, Step::Commit).await?;
+    for member in members(host)? {
+        held.step(host, &member, Step::Commit).await?;
         host.reached("committed").await;
-        Ok(())
-    });
-    try_join_all(promised).await?;
+    }
     host.enter(JoinPhase::Checking)?;
     host.ready().await;
     Ok(())

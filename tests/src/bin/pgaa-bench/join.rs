@@ -2,7 +2,7 @@
 //! against pg_dump | pg_restore; an empty node's way from its admission to ready, and what streams without an order between them
 //! leave unequal until the row check mends it.
 
-use crate::{NEVER, median, report, script};
+use crate::{NEVER, cpu, median, report, script};
 use anyhow::{Context, Result, ensure};
 use pgaa_agent::clock::Clocks;
 use pgaa_core::state::NodeState;
@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// Rounds of each kind of copy; the middle one counts.
 const ROUNDS: usize = 3;
+
+/// What was begun before has ended by then.
+const RESTED: Duration = Duration::from_secs(5);
 
 /// 0.9 GB with the index.
 const ROWS: u32 = 3_300_000;
@@ -163,37 +166,80 @@ fn by_dump(plain: &Node, source: &Node) -> Result<f64> {
     Ok(took)
 }
 
-/// An empty node joins three empty members: from the roster in its hands to ready.
+/// Empty nodes join three empty members, one after the other: from the roster in its hands to ready.
+/// All servers and agents share this machine's processors, so what an admission costs them is told
+/// as well: below that, divided by their number, it can't be.
 pub fn admission() -> Result<()> {
-    let cluster = Cluster::prepare(4)?;
+    let cluster = Cluster::prepare(3 + ROUNDS)?;
     let nodes: Vec<&Node> = cluster.nodes().iter().collect();
     for node in &nodes {
         node.configure_agent(&cluster.config(3))?;
     }
-    cluster.boot(&nodes[..3])?;
+    let (members, late) = nodes.split_at(3);
+    cluster.boot(members)?;
     cluster.eventually(NEVER, "three nodes are a mesh", |c| {
-        c.assembled_among(&nodes[..3])
+        c.assembled_among(members)
     })?;
-    let late = nodes[3];
-    cluster.provision(&[late])?;
-    late.start_postgres()?;
+    let mut admissions = Vec::new();
+    for node in late {
+        sleep(RESTED);
+        admissions.push(admit(&cluster, node)?);
+        // The next one joins three members as well.
+        node.order(&["leave"])?;
+        node.order(&["wait", "--for=left", "--timeout=60s"])?;
+        cluster.eventually(NEVER, &format!("{} is gone", node.name()), |c| {
+            c.assembled_among(members)
+        })?;
+        node.stop_agent()?;
+        node.stop_postgres()?;
+    }
+    let (mut took, mut used): (Vec<f64>, Vec<f64>) = admissions.into_iter().unzip();
+    report(
+        "an empty node, from its admission to ready",
+        &format!("{:.2} s", median(&mut took)),
+        "0.70 s",
+    );
+    report(
+        "processors' time that it takes, of all servers and agents",
+        &format!("{:.2} s", median(&mut used)),
+        "-",
+    );
+    Ok(())
+}
+
+/// Seconds from the admission to ready, and of the processors.
+fn admit(cluster: &Cluster, node: &Node) -> Result<(f64, f64)> {
+    cluster.provision(&[node])?;
+    node.start_postgres()?;
     cluster.eventually(NEVER, "its server answers", |_| {
-        late.sql_in("postgres", "select 1").map(drop)
+        node.sql_in("postgres", "select 1").map(drop)
     })?;
-    late.start_agent()?;
-    ready(&cluster, late)?;
-    // What took how long.
-    let log = late.agent_log();
+    sleep(RESTED);
+    node.start_agent()?;
+    // Asking the agent would take a processor's time.
+    logs(node, "-> joining")?;
+    let before = cpu::machine()?;
+    logs(node, "-> ready")?;
+    let used = cpu::machine()? - before;
+    let log = node.agent_log();
     let steps = log.lines().skip_while(|line| !line.contains("-> joining"));
     for line in steps.take_while(|line| !line.contains("-> ready")) {
         eprintln!("{line}");
     }
-    let took = between(late, "-> joining", "-> ready")?;
-    report(
-        "an empty node, from its admission to ready",
-        &format!("{took:.2} s"),
-        "0.70 s",
-    );
+    Ok((between(node, "-> joining", "-> ready")?, used))
+}
+
+/// Waits until a node has logged these words.
+fn logs(node: &Node, words: &str) -> Result<()> {
+    let clocks = Clocks::start();
+    while !node.agent_log().contains(words) {
+        ensure!(
+            u128::from(clocks.mono().0) < NEVER.as_millis(),
+            "{} never logged {words:?}",
+            node.name()
+        );
+        sleep(Duration::from_millis(5));
+    }
     Ok(())
 }
 
