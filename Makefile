@@ -103,11 +103,13 @@ deb:
 sim:
 	SEEDS=$(SIM_SEEDS) $(RUN_TESTS) -p pgaa-tests --test sim
 
+# As `build` builds it: what a package is optimised for takes three times as long, and shows
+# nothing here.
 demo:
 	@.ci/install-packages $(BUILD_PACKAGES) $(SERVER_PACKAGES)
 	@echo "Building the agent."
-	cargo build --release -p pgaa-agent
-	target/release/pgaa-agent demo
+	cargo build --workspace --bins
+	target/debug/pgaa-agent demo
 
 bench:
 	@.ci/install-packages $(TEST_PACKAGES)

@@ -30,7 +30,7 @@ fn me<H: Host>(host: &H) -> Result<(NodeId, DataEpoch), Failure> {
 }
 
 /// Makes this node's subscriptions, disabled: no slot need be there for that. Each takes several
-/// connections, while nothing but time is needed for the copy.
+/// connections, one after the other, which cost nothing while rows are copied.
 pub(super) async fn subscribe<H: Host>(
     host: &H,
     source: &Member,

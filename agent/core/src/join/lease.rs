@@ -7,6 +7,7 @@ use super::host::{LeaseAsk, LeaseKind, LeaseVerdict, StepAsk};
 use crate::ids::NodeId;
 use crate::life::Stage;
 use crate::record::JoinPhase;
+use crate::roster::Roster;
 use crate::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,6 +42,24 @@ pub enum Fenced {
     Late,
 }
 
+/// What the record of the node that asks says, if it has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It has not.
+    Nothing,
+    /// How far its join has come; a member's says nothing of that.
+    Phase(Option<JoinPhase>),
+}
+
+impl Heard {
+    /// What a roster has of a node.
+    #[must_use]
+    pub fn of(node: NodeId, roster: &Roster) -> Heard {
+        let record = roster.records.get(&node);
+        record.map_or(Heard::Nothing, |record| Heard::Phase(record.phase))
+    }
+}
+
 impl Lease {
     /// Who holds it now.
     #[must_use]
@@ -54,13 +73,13 @@ impl Lease {
         self.holder.filter(|_| self.expires <= now)
     }
 
-    /// Answers a question of `from`, whose record says that it has come to `phase`, on the member
-    /// `me`.
+    /// Answers a question of `from` on the member `me`. Without its record nobody here could tell
+    /// which slots are its, and drop them when it is gone.
     #[must_use]
     pub fn judge(
         &self,
         me: (NodeId, Stage),
-        from: (NodeId, Option<JoinPhase>),
+        (from, heard): (NodeId, Heard),
         ask: &LeaseAsk,
         now: Wall,
     ) -> LeaseVerdict {
@@ -68,26 +87,30 @@ impl Lease {
             holder,
             reason: reason.to_owned(),
         };
-        let own = self.holder == Some(from.0);
+        let own = self.holder == Some(from);
         match ask.kind {
             LeaseKind::Release | LeaseKind::Renew if !own || ask.epoch != self.epoch => {
                 denied(self.holder, "this lease is not in force any more")
             }
             LeaseKind::Release | LeaseKind::Renew => LeaseVerdict::Granted,
             LeaseKind::Acquire | LeaseKind::AcquireAnew => match me.1 {
+                _ if heard == Heard::Nothing => denied(
+                    None,
+                    "the record of the joining node has not arrived there yet",
+                ),
                 Stage::Founding => denied(
                     None,
                     "this member is not ready yet: the founding comes first",
                 ),
                 Stage::Leaving => denied(None, "this member is leaving; wait until it has left"),
-                Stage::Joining(phase) if joins_before((me.0, phase), from) => {
+                Stage::Joining(phase) if joins_before((me.0, phase), (from, heard)) => {
                     denied(Some(me.0), "another node is joining right now")
                 }
                 Stage::Single
                 | Stage::Joining(_)
                 | Stage::Ready
                 | Stage::Resyncing
-                | Stage::Left => self.lend(from.0, now),
+                | Stage::Left => self.lend(from, now),
             },
         }
     }
@@ -159,9 +182,10 @@ impl Lease {
 
 /// Does a node that is joining itself go before another joiner? One that others subscribe to
 /// already does; else the lower UUID.
-fn joins_before(me: (NodeId, JoinPhase), other: (NodeId, Option<JoinPhase>)) -> bool {
+fn joins_before(me: (NodeId, JoinPhase), other: (NodeId, Heard)) -> bool {
     let linked = |phase: JoinPhase| phase >= JoinPhase::Linking;
-    match (linked(me.1), other.1.is_some_and(linked)) {
+    let other_linked = matches!(other.1, Heard::Phase(Some(phase)) if linked(phase));
+    match (linked(me.1), other_linked) {
         (true, false) => true,
         (false, true) => false,
         (true, true) | (false, false) => me.0 < other.0,
@@ -190,8 +214,19 @@ mod tests {
     }
 
     fn judge(lease: &Lease, stage: Stage, from: u128, ask: &LeaseAsk, now: Wall) -> bool {
-        let phase = Some(JoinPhase::Leasing);
-        lease.judge((id(5), stage), (id(from), phase), ask, now) == LeaseVerdict::Granted
+        let heard = Heard::Phase(Some(JoinPhase::Leasing));
+        lease.judge((id(5), stage), (id(from), heard), ask, now) == LeaseVerdict::Granted
+    }
+
+    #[test]
+    fn who_is_not_known_gets_none() {
+        let lease = Lease::default();
+        let judge = |heard| {
+            let acquire = ask(1, LeaseKind::Acquire, 0);
+            lease.judge((id(5), Stage::Ready), (id(1), heard), &acquire, NOW)
+        };
+        assert_ne!(judge(Heard::Nothing), LeaseVerdict::Granted);
+        assert_eq!(judge(Heard::Phase(None)), LeaseVerdict::Granted);
     }
 
     #[test]
@@ -240,7 +275,7 @@ mod tests {
         assert!(judge(&lease, me, 4, &acquire(4), NOW));
         assert!(!judge(&lease, me, 6, &acquire(6), NOW));
         // Whoever is subscribed to already goes first, whatever the UUIDs.
-        let linked = (id(6), Some(JoinPhase::Linking));
+        let linked = (id(6), Heard::Phase(Some(JoinPhase::Linking)));
         let verdict = lease.judge((id(5), me), linked, &acquire(6), NOW);
         assert_eq!(verdict, LeaseVerdict::Granted);
         let far = Stage::Joining(JoinPhase::Checking);

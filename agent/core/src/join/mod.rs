@@ -17,7 +17,7 @@ pub use host::{
     CallError, Done, Forward, Host, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, Member, POINTS,
     POINTS_ANEW, Step, StepAnswer, StepAsk,
 };
-pub use lease::{Fenced, Lease};
+pub use lease::{Fenced, Heard, Lease};
 pub use preflight::{Problem, ServerFacts, judge, remarks};
 
 use crate::ids::{NodeId, subscription_name};

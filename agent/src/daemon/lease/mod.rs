@@ -11,15 +11,22 @@ use anyhow::bail;
 use log::warn;
 use pgaa_core::ids::NodeId;
 use pgaa_core::join::{
-    Fenced, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, StepAnswer, StepAsk, relied_on,
+    Fenced, Heard, Lease, LeaseAnswer, LeaseAsk, LeaseKind, LeaseVerdict, StepAnswer, StepAsk,
+    relied_on,
 };
+use pgaa_core::roster::Roster;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::sleep;
 
 /// Between two looks for a lease that has run out.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(2);
+
+/// How often a joiner's record is looked for while it asks for the lease, and the time between.
+const HEARD_LOOKS: u32 = 50;
+const HEARD_LOOK: Duration = Duration::from_millis(20);
 
 /// This member's lease.
 #[derive(Debug)]
@@ -74,6 +81,9 @@ pub async fn answer(node: &Arc<Node>, from: NodeId, ask: LeaseAsk) -> Result<Lea
             "a lease is only given to the node that asks",
         ));
     }
+    if matches!(ask.kind, LeaseKind::Acquire | LeaseKind::AcquireAnew) {
+        await_record(node, from).await;
+    }
     let roster = node
         .knowledge
         .roster()
@@ -81,8 +91,8 @@ pub async fn answer(node: &Arc<Node>, from: NodeId, ask: LeaseAsk) -> Result<Lea
     let mut lease = node.leases.lease.lock().await;
     let now = node.clocks.wall();
     let me = (node.id(), node.knowledge.life().stage);
-    let phase = roster.records.get(&from).and_then(|record| record.phase);
-    let verdict = lease.judge(me, (from, phase), &ask, now);
+    let heard = Heard::of(from, &roster);
+    let verdict = lease.judge(me, (from, heard), &ask, now);
     if verdict == LeaseVerdict::Granted {
         let next = lease.after(from, &ask, now);
         let holders = (lease.holder, next.holder);
@@ -98,6 +108,17 @@ pub async fn answer(node: &Arc<Node>, from: NodeId, ask: LeaseAsk) -> Result<Lea
         epoch: lease.epoch,
         roster,
     })
+}
+
+/// Waits a moment for the record of the node that asks, which is on its way beside the question.
+async fn await_record(node: &Node, from: NodeId) {
+    let unheard = |roster: &Roster| Heard::of(from, roster) == Heard::Nothing;
+    for _ in 0..HEARD_LOOKS {
+        if node.knowledge.with_roster(unheard) != Some(true) {
+            break;
+        }
+        sleep(HEARD_LOOK).await;
+    }
 }
 
 /// Refuses schema changes here for as long as the lease lasts, or no longer.

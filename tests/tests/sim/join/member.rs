@@ -6,8 +6,8 @@ use super::wire::{Ask, Call, Said};
 use super::world::{Event, World};
 use pgaa_core::ids::Lsn;
 use pgaa_core::join::{
-    CallError, Fenced, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, ServerFacts, Step, StepAnswer,
-    StepAsk, relied_on,
+    CallError, Fenced, Heard, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, ServerFacts, Step,
+    StepAnswer, StepAsk, relied_on,
 };
 use pgaa_core::time::Wall;
 use rand::RngExt;
@@ -49,10 +49,10 @@ impl World {
             let text = "this node is in no cluster yet".to_owned();
             return Err(CallError::Refused(text));
         };
-        let phase = roster.records.get(&from).and_then(|record| record.phase);
+        let heard = Heard::of(from, &roster);
         let me = (self.nodes[call.to].id, self.nodes[call.to].agent.life.stage);
         let lease = &mut self.nodes[call.to].agent.lease;
-        let verdict = lease.judge(me, (from, phase), ask, now);
+        let verdict = lease.judge(me, (from, heard), ask, now);
         let epoch = if verdict == LeaseVerdict::Granted {
             *lease = lease.after(from, ask, now);
             lease.epoch
