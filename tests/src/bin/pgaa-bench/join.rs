@@ -1,6 +1,6 @@
 //! Joining: the copy against pglogical's own synchronisation, in the open and over the same TLS, and
-//! against pg_dump | pg_restore; an empty node's way from its admission to ready, and what streams without an order between them
-//! leave unequal until the row check mends it.
+//! against pg_dump | pg_restore; an empty node's way from its admission to ready; and what streams
+//! without an order between them leave unequal until the row check mends it.
 
 use crate::{NEVER, cpu, median, report, script};
 use anyhow::{Context, Result, ensure};
