@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod backup;
+pub mod beats;
 pub mod births;
 pub mod check;
 pub mod clock;

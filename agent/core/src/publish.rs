@@ -2,6 +2,7 @@
 //! something new.
 
 use crate::backup::claim::BackupWord;
+use crate::beats;
 use crate::ids::{Lsn, Name, NodeId};
 use crate::observed::PostgresFacts;
 use crate::plan::{Inputs, recorded_edges, slots_for, state_of};
@@ -132,9 +133,14 @@ fn make(
 }
 
 fn own_heartbeat(publisher: &Publisher, postgres: Option<&PostgresFacts>) -> u64 {
-    postgres
-        .and_then(|p| p.heartbeats.get(&publisher.node))
-        .map_or(0, |h| h.number)
+    // Without an epoch there is no mesh to look at yet.
+    let Some(postgres) = postgres.filter(|seen| seen.epoch.is_some()) else {
+        return 0;
+    };
+    let newest = postgres.heartbeats.get(&publisher.node);
+    newest
+        .map_or(0, |beat| beat.number)
+        .max(beats::floor(publisher.generation))
 }
 
 /// Do two records differ in nothing but the numbers that change all the time?
@@ -147,7 +153,8 @@ pub fn says_the_same(one: &NodeRecord, other: &NodeRecord) -> bool {
 fn settled(record: &NodeRecord) -> NodeRecord {
     let mut settled = record.clone();
     settled.version = 0;
-    settled.heartbeat = 0;
+    // The first of a generation says that its agent has looked.
+    settled.heartbeat = beats::generation(record.heartbeat);
     settled.wal = Lsn(0);
     settled.written_at = crate::time::Wall(0);
     settled.clock.offset_us = 0;

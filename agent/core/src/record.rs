@@ -156,7 +156,8 @@ pub struct NodeRecord {
     pub edges: BTreeMap<NodeId, EdgeReport>,
     /// Digest over everything replicated tables must agree in; equal digests mean equal catalogs.
     pub catalog: u64,
-    /// Number of the newest heartbeat it wrote.
+    /// Number of the newest heartbeat it wrote; not below the floor of its generation (see
+    /// [`crate::beats`]) once its agent has looked at the server.
     pub heartbeat: u64,
     /// Its WAL position when it wrote this record; 0 while its server doesn't answer,
     /// or recovers.

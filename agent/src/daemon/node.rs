@@ -14,6 +14,7 @@ use crate::trust::keyring::Keyring;
 use crate::trust::{Authority, Credentials, Identity, TokenId, Tokens};
 use anyhow::Context;
 use log::warn;
+use pgaa_core::beats;
 use pgaa_core::clock::distrust::Distrust;
 use pgaa_core::clock::{ClockReading, ClockView};
 use pgaa_core::conflicts::report::ConflictsReport;
@@ -241,15 +242,17 @@ impl Node {
         }
     }
 
-    /// The number every further heartbeat must exceed: what the mesh has seen of this node.
-    fn beat_floor(&self) -> u64 {
+    /// The number every further heartbeat must exceed: what the mesh has seen of this node. `None`
+    /// before this agent has looked at its slots and said so: whoever hears its heartbeat trusts
+    /// that what comes with it has no gap.
+    #[must_use]
+    pub fn beat_floor(&self) -> Option<u64> {
         let seen = self.knowledge.with_roster(|roster| {
-            roster
-                .records
-                .get(&self.id())
-                .map(|record| record.heartbeat)
+            let own = roster.records.get(&self.id());
+            own.map(|record| record.heartbeat)
         });
-        seen.flatten().unwrap_or(0)
+        let looked = beats::floor(self.identity.generation());
+        seen.flatten().filter(|number| *number >= looked)
     }
 
     /// Writes a heartbeat and returns its number.
@@ -259,10 +262,10 @@ impl Node {
             .borrow()
             .epoch
             .context("the database is not prepared yet")?;
-        Ok(self
-            .postgres
-            .beat(self.id(), epoch, self.beat_floor(), flush)
-            .await?)
+        let floor = self
+            .beat_floor()
+            .context("this agent has not looked at its slots yet; try again in a moment")?;
+        Ok(self.postgres.beat(self.id(), epoch, floor, flush).await?)
     }
 
     /// This node's UUID.

@@ -45,7 +45,8 @@ pub async fn beat(node: Arc<Node>) {
         let stage = life.stage;
         // One that is set apart writes nothing any more.
         let apart = life.quarantined.is_some();
-        if stage == Stage::Single || stage == Stage::Left || apart {
+        let looked = node.beat_floor().is_some();
+        if stage == Stage::Single || stage == Stage::Left || apart || !looked {
             sleep(BEAT_FORMING).await;
             continue;
         }

@@ -4,6 +4,7 @@ use super::history::distrusted;
 use super::resync::{Loss, loss};
 use super::{HEARTBEAT_FRESH, Inputs, Plan, View};
 use crate::action::Action;
+use crate::beats;
 use crate::ids::{DataEpoch, Lsn, NodeId, pglogical_node_name, subscription_name};
 use crate::life::Stage;
 use crate::observed::{PostgresFacts, Reach, SubscriptionFacts};
@@ -409,7 +410,11 @@ fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
     let provider = (record.node, record.epoch);
     let facts = subscription_to(postgres, (inputs.me, epoch), provider).map(|(_, facts)| facts);
     let slot_there = record.slots_for.contains(&inputs.me);
-    let (state, detail) = judge(facts, slot_there, record.state, fresh);
+    // Written by an agent that has not said yet which slots it has found.
+    let vouched = heartbeat
+        .is_none_or(|h| beats::generation(h.number) <= beats::generation(record.heartbeat));
+    let beats = Beats { fresh, vouched };
+    let (state, detail) = judge(facts, slot_there, record.state, beats);
     // Whatever arrives, and while it is still enabled: there is a gap behind it.
     let distrusted = distrusted(inputs, record).filter(|_| state != EdgeState::Missing);
     EdgeReport {
@@ -421,12 +426,20 @@ fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
     }
 }
 
+/// What is known of the heartbeats of a provider.
+struct Beats {
+    /// One has just arrived.
+    fresh: bool,
+    /// Its agent has looked at its slots before it wrote the newest.
+    vouched: bool,
+}
+
 /// The state of an edge from its subscription, the provider's slot, and the heartbeats.
 fn judge(
     facts: Option<&SubscriptionFacts>,
     slot_there: bool,
     provider: NodeState,
-    fresh: bool,
+    beats: Beats,
 ) -> (EdgeState, &'static str) {
     match facts {
         None => (EdgeState::Missing, ""),
@@ -437,7 +450,11 @@ fn judge(
         Some(facts) if !facts.enabled => (EdgeState::Disabled, ""),
         Some(facts) if !facts.worker => (EdgeState::Down, "no apply worker runs"),
         // "A worker runs" is not enough: pglogical says "replicating" over gaps.
-        Some(_) if !fresh => (EdgeState::Connecting, "no fresh heartbeat has arrived"),
+        Some(_) if !beats.fresh => (EdgeState::Connecting, "no fresh heartbeat has arrived"),
+        Some(_) if !beats.vouched => (
+            EdgeState::Connecting,
+            "the provider's agent has just started, and has not said yet which slots it has",
+        ),
         Some(_) => (EdgeState::Replicating, ""),
     }
 }

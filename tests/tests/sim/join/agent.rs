@@ -32,6 +32,8 @@ const REST: u64 = 1_000;
 const SLOW: (u64, u64) = (500, 3_000);
 /// Between two heartbeats, ms.
 const BEAT: u64 = 1_000;
+/// Until the next try of one that has not looked yet, ms.
+const BEAT_UNLOOKED: u64 = 50;
 /// Between two looks for a lease that has run out, ms.
 const EXPIRY: u64 = 2_000;
 /// Between two tellings of everything to somebody, ms.
@@ -151,8 +153,11 @@ impl World {
         self.nodes[node].agent.ticks_at = 0;
         self.listen(node);
         if self.nodes[node].agent.beats_at <= self.now && self.nodes[node].server.up {
-            self.nodes[node].agent.beats_at = self.now + BEAT;
-            self.beat(node, false);
+            let pause = match self.beat(node, false) {
+                Some(_) => BEAT,
+                None => BEAT_UNLOOKED,
+            };
+            self.nodes[node].agent.beats_at = self.now + pause;
         }
         if self.nodes[node].agent.expires_at <= self.now {
             self.nodes[node].agent.expires_at = self.now + EXPIRY;

@@ -398,7 +398,10 @@ impl Host for Joiner {
     async fn fence(&self) -> Done<(u64, Lsn)> {
         self.busy(STATEMENT).await;
         self.server(|_| ())?;
-        let number = self.with(|world| world.beat(self.node, true));
+        let unlooked = || Failure("it has not looked yet".to_owned());
+        let number = self
+            .with(|world| world.beat(self.node, true))
+            .ok_or_else(unlooked)?;
         Ok((number, Lsn(self.server(|server| server.end())?)))
     }
 

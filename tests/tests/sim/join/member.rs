@@ -4,6 +4,7 @@
 use super::postgres::Change;
 use super::wire::{Ask, Call, Said};
 use super::world::{Event, World};
+use pgaa_core::beats;
 use pgaa_core::ids::Lsn;
 use pgaa_core::join::{
     CallError, Fenced, Heard, Lease, LeaseAnswer, LeaseAsk, LeaseVerdict, ServerFacts, Step,
@@ -154,7 +155,11 @@ impl World {
                 self.nodes[me].agent.lease.committed.remove(&id);
                 Ok(StepAnswer::Done)
             }
-            Step::Beat => Ok(StepAnswer::Heartbeat(self.beat(me, true))),
+            Step::Beat => {
+                let unlooked = || CallError::Unreachable("it has not looked yet".to_owned());
+                let number = self.beat(me, true).ok_or_else(unlooked)?;
+                Ok(StepAnswer::Heartbeat(number))
+            }
             Step::Arrived => {
                 let number = self.nodes[me].server.beats.get(&joiner).copied();
                 Ok(StepAnswer::Heartbeat(number.unwrap_or(0)))
@@ -195,17 +200,23 @@ impl World {
         Ok(())
     }
 
-    /// Writes a member's heartbeat, which is on disk at once, or soon.
-    pub fn beat(&mut self, me: usize, flush: bool) -> u64 {
+    /// Writes a member's heartbeat, which is on disk at once, or soon. `None` before its agent has
+    /// looked at its slots and said so.
+    pub fn beat(&mut self, me: usize, flush: bool) -> Option<u64> {
         let now = self.now;
+        let agent = &self.nodes[me].agent;
+        let roster = agent.roster.as_ref();
+        let own = roster.and_then(|roster| roster.records.get(&self.nodes[me].id));
+        let looked = beats::floor(agent.generation);
+        let floor = own.map(|r| r.heartbeat).filter(|n| *n >= looked)?;
         let server = &mut self.nodes[me].server;
-        let number = server.beats.get(&me).copied().unwrap_or(0) + 1;
+        let number = server.beats.get(&me).copied().unwrap_or(0).max(floor) + 1;
         server.write(me, Change::Beat(number), now, flush);
         match flush {
             true => self.wake_readers(me),
             false => self.flush_soon(me),
         }
-        number
+        Some(number)
     }
 
     /// Gives up a joiner whose lease on this member has run out.

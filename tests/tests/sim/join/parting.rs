@@ -67,9 +67,12 @@ impl World {
             self.at(self.now + TRY_AGAIN, Event::Leave { node });
             return;
         }
+        let Some(last) = self.beat(node, true) else {
+            self.at(self.now + TRY_AGAIN, Event::Leave { node });
+            return;
+        };
         self.note(|| format!("{node} leaves"));
         self.nodes[node].server.gate_open = false;
-        let last = self.beat(node, true);
         let life = &mut self.nodes[node].agent.life;
         life.stage = Stage::Leaving;
         life.leave_after = Some(last);

@@ -8,6 +8,7 @@ use super::server::Servers;
 use crate::world::{Program, Turn};
 use pgaa_agent::gossip::engine::Engine;
 use pgaa_core::action::Action;
+use pgaa_core::beats;
 use pgaa_core::check::check;
 use pgaa_core::clock::ClockView;
 use pgaa_core::founding::{Ask, DataHeld, Durable, Founding, Hello};
@@ -373,9 +374,11 @@ impl Agent {
             return BEAT_FORMING;
         }
         let roster = self.roster.as_ref();
-        let floor = roster
-            .and_then(|r| r.records.get(&self.id()))
-            .map_or(0, |r| r.heartbeat);
+        let own = roster.and_then(|r| r.records.get(&self.id()));
+        let looked = beats::floor(self.disk.generation);
+        let Some(floor) = own.map(|r| r.heartbeat).filter(|n| *n >= looked) else {
+            return BEAT_FORMING;
+        };
         turn.shared.servers.beat(turn.machine, floor, turn.now);
         let joining = |r: &Roster| r.records.values().any(|r| r.state == NodeState::Joining);
         match stage == Stage::Ready && !roster.is_some_and(joining) {
