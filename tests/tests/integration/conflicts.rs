@@ -8,12 +8,17 @@ use pgaa_tests::node::Node;
 use pgaa_tests::scenario::play;
 use std::fs;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 const ITEMS: &str = "create table public.items (id int primary key, note text not null,
                                                 \"odd name\" text)";
 
 /// Rows that both nodes write.
 const ROWS: u32 = 500;
+
+/// Longer than it takes to see that a heartbeat is late.
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// JSON files of a node's log.
 fn logs(node: &Node) -> Result<Vec<PathBuf>> {
@@ -163,6 +168,8 @@ fn outage(cluster: &Cluster, [a, b]: [&Node; 2]) -> Result<()> {
     }
     b.sql("delete from public.items where id = 40")?;
     a.sql("update public.items set note = 'late' where id = 40")?;
+    // Lags are sampled: only an outage that lasts is seen by the node that wrote first as well.
+    sleep(OUTAGE);
     cluster.net.heal()?;
     cluster.eventually(RECOVERY_MAX, "the lines of the outage are read", |_| {
         for node in [a, b] {

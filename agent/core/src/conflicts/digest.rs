@@ -134,7 +134,7 @@ impl Digest {
                     node: remote,
                     at: Some(conflict.commit.at),
                 };
-                judge(local, remote, &known.lags)
+                judge(known.me, local, remote, &known.lags)
             }
             // Who had seen the row would not have inserted it, nor touched one that was gone.
             Kind::InsertInsert | Kind::UpdateMissing | Kind::DeleteMissing => Verdict::Concurrent,

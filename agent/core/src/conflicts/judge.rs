@@ -146,9 +146,13 @@ fn began(before: Option<&Run>, now: i64, lag_ms: Option<i64>) -> i64 {
     }
 }
 
-/// Judges an update of a row that another node had written last.
+/// Judges an update of a row that another node had written last: `remote` came to `me`, and found
+/// `local` there.
+///
+/// A blip shorter than the samples are apart is not in the lags. The node whose commit was the
+/// later one tells the conflict all the same: its own commit can't have known what comes only now.
 #[must_use]
-pub fn judge(local: Version, remote: Version, lags: &Lags) -> Verdict {
+pub fn judge(me: NodeId, local: Version, remote: Version, lags: &Lags) -> Verdict {
     let (Some(local_at), Some(remote_at)) = (local.at, remote.at) else {
         return Verdict::Unknown;
     };
@@ -165,7 +169,12 @@ pub fn judge(local: Version, remote: Version, lags: &Lags) -> Verdict {
         return Verdict::Ordered;
     }
     let (local, remote) = ((local_node, local_at), (remote_node, remote_at));
-    let answers = [lags.knew(local, remote), lags.knew(remote, local)];
+    let local_knew = if local_node == me {
+        Some(false)
+    } else {
+        lags.knew(remote, local)
+    };
+    let answers = [lags.knew(local, remote), local_knew];
     // The one that could not have known is told by the later commit alone.
     let likely = if local_at < remote_at {
         answers[0]

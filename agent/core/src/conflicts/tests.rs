@@ -1,6 +1,6 @@
 //! Lines as pglogical 2.4.2 writes them, and lines that only look so.
 
-use super::judge::{Lags, Verdict, Version, judge};
+use super::judge::{Lags, Verdict, Version, judge as judge_on};
 use super::line::{Read, may_matter, read};
 use super::scan::Scan;
 use super::tuple::{self, Column, KeyPart, Shape, Unclear, Value};
@@ -299,6 +299,28 @@ fn at(node_number: u128, seconds: f64) -> Version {
 
 fn wall(seconds: i64) -> Wall {
     Wall(1_795_291_200_000 + seconds * 1000)
+}
+
+/// By a node that wrote neither: lags alone tell.
+fn judge(local: Version, remote: Version, lags: &Lags) -> Verdict {
+    judge_on(node(9), local, remote, lags)
+}
+
+#[test]
+fn what_comes_only_now_was_not_known_here() {
+    let mut lags = Lags::default();
+    let (local, remote) = (at(2, 5.1), at(1, 5.0));
+    assert_eq!(judge_on(node(2), local, remote, &lags), Verdict::Concurrent);
+    for second in 0..100 {
+        lags.note(node(2), node(1), wall(second), Some(30));
+        lags.note(node(1), node(2), wall(second), Some(30));
+    }
+    // By the lags the second had it. A third node can know no better.
+    assert_eq!(judge_on(node(3), local, remote, &lags), Verdict::Ordered);
+    assert_eq!(judge_on(node(2), local, remote, &lags), Verdict::Concurrent);
+    // The one that came knew what is here.
+    let (local, remote) = (at(2, 5.0), at(1, 5.1));
+    assert_eq!(judge_on(node(2), local, remote, &lags), Verdict::Ordered);
 }
 
 #[test]
