@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a node may take to be synchronised anew. A bound for "never".
 const ANEW_MAX: Duration = Duration::from_secs(120);
@@ -180,15 +180,66 @@ fn a_slot_that_was_made_anew_by_hand_is_found_out() -> Result<()> {
         })?;
         b.start_agent()?;
         was_made_anew(cluster, c)?;
-        cluster.eventually(RECOVERY_MAX, "all rows are everywhere", |_| {
-            for node in [a, b, c] {
-                let rows = node.sql("select count(*) from public.orders")?;
-                ensure!(rows == "21", "{} has {rows} rows", node.name());
-            }
+        everything_is_everywhere(cluster)
+    })
+}
+
+/// Its first heartbeat comes through the new slot, and could hide what is missing before it.
+#[test]
+fn a_slot_made_anew_while_no_agent_looked_hides_no_gap() -> Result<()> {
+    play(3, |cluster| {
+        let [a, b, c] = cluster.each()?;
+        cluster.await_assembly(ASSEMBLY_MAX)?;
+        create_orders(cluster)?;
+        write_orders(c, 10)?;
+        let slot = slot(a, c)?;
+        b.stop_agent()?;
+        a.stop_agent()?;
+        drop_slot(a, &slot)?;
+        write_orders(a, 10)?;
+        a.sql(&format!(
+            "select pg_create_logical_replication_slot('{slot}', 'pglogical_output')"
+        ))?;
+        write_orders(a, 1)?;
+        cluster.eventually(RECOVERY_MAX, "c reads again, and lacks rows", |_| {
+            let rows = c.sql("select count(*) from public.orders")?;
+            ensure!(rows == "11", "{rows} rows");
+            let state = edge(c, a)?;
+            ensure!(state != EdgeState::Replicating, "the edge is {state:?}");
             Ok(())
         })?;
-        Ok(())
+        a.start_agent()?;
+        let (mut looks, began) = (0, Instant::now());
+        loop {
+            let state = edge(c, a)?;
+            if state == EdgeState::NeedsResync {
+                break;
+            }
+            ensure!(
+                state != EdgeState::Replicating,
+                "over a gap, by look {looks}"
+            );
+            ensure!(began.elapsed() < RECOVERY_MAX, "the edge is {state:?}");
+            looks += 1;
+        }
+        eprintln!("          found out after {looks} looks");
+        lacks_changes(c, a, "synchronised anew by itself")?;
+        b.start_agent()?;
+        was_made_anew(cluster, c)?;
+        everything_is_everywhere(cluster)
     })
+}
+
+fn everything_is_everywhere(cluster: &Cluster) -> Result<()> {
+    cluster.eventually(RECOVERY_MAX, "all rows are everywhere", |cluster| {
+        let [a, b, c] = cluster.each()?;
+        for node in [a, b, c] {
+            let rows = node.sql("select count(*) from public.orders")?;
+            ensure!(rows == "21", "{} has {rows} rows", node.name());
+        }
+        Ok(())
+    })?;
+    Ok(())
 }
 
 #[test]
@@ -232,14 +283,20 @@ fn lost_on_both_sides_nothing_is_emptied() -> Result<()> {
     })
 }
 
-fn lacks_changes(subscriber: &Node, provider: &Node, says: &str) -> Result<()> {
+/// What `subscriber` says of its edge from `provider`.
+fn edge(subscriber: &Node, provider: &Node) -> Result<EdgeState> {
     let status = subscriber.status()?;
     let member = status.members.iter().find(|m| m.name == provider.name());
     let provider = member.context("no such member")?.node;
     let me = status.answered_by.node;
     let mut edges = status.edges.iter();
     let edge = edges.find(|edge| edge.provider == provider && edge.subscriber == me);
-    let state = edge.context("no such edge")?.state;
+    Ok(edge.context("no such edge")?.state)
+}
+
+fn lacks_changes(subscriber: &Node, provider: &Node, says: &str) -> Result<()> {
+    let state = edge(subscriber, provider)?;
+    let status = subscriber.status()?;
     ensure!(state == EdgeState::NeedsResync, "the edge is {state:?}");
     let told = status.findings.iter().find(|f| f.code == "needs_resync");
     let text = &told.context("no finding says so")?.text;

@@ -1,14 +1,17 @@
 //! Edges that have lost what they need next, and what this node does about it.
 
-use super::fixture::{World, epoch, node, pglogical_name};
+use super::fixture::{NOW, World, epoch, name, node, pglogical_name, record};
 use crate::action::Action;
+use crate::beats;
 use crate::check::{Flaw, check};
 use crate::ids::subscription_name;
 use crate::life::Stage;
-use crate::observed::Reach;
+use crate::observed::{Fact, HeartbeatFacts, Reach};
 use crate::plan::Plan;
-use crate::record::EdgeState;
+use crate::publish::{Publication, Publisher, Seen, publish};
+use crate::record::{EdgeState, NodeRecord};
 use crate::state::NodeState;
+use crate::time::{Now, Wall};
 
 impl World {
     /// The name of this node's slot for `subscriber`.
@@ -49,6 +52,71 @@ fn a_slot_that_somebody_made_anew_is_no_slot() {
     assert_eq!(world.text(), "Critical slot_made_anew\n");
     let holders = world.with_inputs(crate::plan::slots_for).unwrap();
     assert!(!holders.contains(&node(2)) && holders.contains(&node(3)));
+}
+
+#[test]
+fn a_heartbeat_of_an_agent_that_has_not_said_what_it_found_vouches_for_nothing() {
+    let mut world = World::converged();
+    let state = |world: &World| world.with_inputs(crate::plan::edge_reports)[&node(2)].state;
+    let beats = &mut world.postgres_mut().heartbeats;
+    beats.get_mut(&node(2)).unwrap().number = beats::floor(4) + 1;
+    world.record_mut(2).heartbeat = beats::floor(3) + 9_000;
+    assert_eq!(state(&world), EdgeState::Connecting, "of the start before");
+    world.record_mut(2).heartbeat = beats::floor(4);
+    assert_eq!(state(&world), EdgeState::Replicating);
+    world.record_mut(2).slots_for.remove(&node(1));
+    assert_eq!(state(&world), EdgeState::NeedsResync);
+}
+
+#[test]
+fn whoever_has_looked_says_so_at_once() {
+    let mut world = World::converged();
+    let published = |world: &World, previous: Option<&NodeRecord>| {
+        let publisher = Publisher {
+            node: node(1),
+            name: name(1),
+            site: String::new(),
+            generation: 4,
+            agent_version: String::new(),
+        };
+        let wall = Wall(previous.map_or(0, |r| r.written_at.0));
+        let seen = Seen {
+            now: Now { mono: NOW, wall },
+            endpoints: Some(record(1).endpoints),
+            backup: Default::default(),
+        };
+        world
+            .with_inputs(|inputs| publish(&publisher, inputs, seen, previous))
+            .unwrap()
+    };
+    let unseen = std::mem::replace(
+        &mut world.observed.postgres,
+        Fact::Unknown("it does not answer".to_owned()),
+    );
+    let Publication::Changed(first) = published(&world, Some(&record(1))) else {
+        panic!("another generation is news");
+    };
+    assert!(first.heartbeat < beats::floor(4), "nobody has looked");
+    world.observed.postgres = unseen;
+    let Publication::Changed(looked) = published(&world, Some(&first)) else {
+        panic!("that it has looked is news");
+    };
+    assert_eq!(looked.heartbeat, beats::floor(4));
+    // A heartbeat more is none.
+    let number = beats::floor(4) + 1;
+    let own = world
+        .postgres_mut()
+        .heartbeats
+        .entry(node(1))
+        .or_insert(HeartbeatFacts {
+            epoch: epoch(1),
+            number,
+            sent_at: Wall(0),
+            lag_ms: 0,
+            seen_at: NOW,
+        });
+    own.number = number;
+    assert_eq!(published(&world, Some(&looked)), Publication::Unchanged);
 }
 
 #[test]
