@@ -130,7 +130,8 @@ pub enum Action {
     CommitJoin,
     /// Tell every member that this node is gone for good.
     AnnounceLeaving {
-        /// It goes by force before all rows were compared that it alone knows to be open.
+        /// It goes by force before all rows were compared that it alone knows to be open, or before
+        /// all members have what it wrote.
         unsettled: bool,
     },
     /// Remove our own edges and declare this node gone.

@@ -59,7 +59,8 @@ pub struct Tombstone {
     pub ordinal: Option<Ordinal>,
     /// Did it leave by itself (else it was forgotten)?
     pub left: bool,
-    /// Did it leave by force, before all rows were compared that it alone knew to be open?
+    /// Did it leave by force, before all rows were compared that it alone knew to be open, or before
+    /// all members had what it wrote?
     #[serde(default)]
     pub unsettled: bool,
 }

@@ -112,21 +112,15 @@ enum Duty {
 
 /// What a forgotten node wrote last may have reached some members only, and may still be applied there, for as
 /// long as they subscribe to it. So the last that does has all tables compared; that is the lowest of
-/// them, for which it waits. So it is with one that left before the rows were compared that it knew
-/// to be open. One that has left was drained, but by force not for those that it didn't reach: each of them
-/// compares.
+/// them, for which it waits. So it is with one that left by force before the rows were compared that it
+/// knew to be open, or while some lacked changes of it. One that has left otherwise was drained.
 fn duty(view: &View<'_>, gone: NodeId, tombstone: &Tombstone) -> Duty {
-    let Inputs {
-        me, memory, now, ..
-    } = *view.inputs;
+    let me = view.inputs.me;
     if view.inputs.life.stage != Stage::Ready {
         return Duty::Nothing;
     }
     if tombstone.left && !tombstone.unsettled {
-        return match memory.heartbeat_fresh(gone, tombstone.epoch, now, HEARTBEAT_FRESH) {
-            true => Duty::Nothing,
-            false => Duty::Compare,
-        };
+        return Duty::Nothing;
     }
     let records = view.roster.records.values();
     let others = records.filter(|record| record.node != me && follows(record, gone));

@@ -283,7 +283,7 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
         return;
     };
     let readers = slots_for(view.inputs).unwrap_or_default();
-    let mut drained = true;
+    let (mut drained, mut left_behind) = (true, false);
     for record in view
         .roster
         .records
@@ -300,7 +300,11 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
         // others, who have everything by then, and it gets no lease from a node that leaves.
         let follows = record.state == NodeState::Ready || readers.contains(&record.node);
         let apart = record.state == NodeState::Quarantined;
-        if (seen >= fence && !lacks) || excused || !follows || apart {
+        if (seen >= fence && !lacks) || !follows || apart {
+            continue;
+        }
+        if excused {
+            left_behind = true;
             continue;
         }
         drained = false;
@@ -335,7 +339,7 @@ fn leaving(view: &View<'_>, plan: &mut Plan) {
     }
     if drained {
         plan.actions.push(Action::AnnounceLeaving {
-            unsettled: !settled,
+            unsettled: !settled || left_behind,
         });
     }
 }

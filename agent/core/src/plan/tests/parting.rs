@@ -4,6 +4,7 @@ use super::fixture::{NOW, World, epoch, link, name, node, record};
 use crate::action::Action;
 use crate::ids::{LineageId, Ordinal};
 use crate::life::Stage;
+use crate::observed::Reach;
 use crate::plan::recorded_edges;
 use crate::record::{EdgeReport, EdgeState, JoinPhase};
 use crate::roster::Tombstone;
@@ -92,13 +93,13 @@ fn the_last_that_follows_a_forgotten_node_compares_all_tables() {
     assert_eq!(drop_compares(&second), Some(false));
 }
 
-/// One that has left was drained, unless nothing had come from it for a while.
+/// One that has left was drained, however long ago its last heartbeat came.
 #[test]
-fn when_another_has_left_by_force_all_tables_are_compared() {
+fn when_another_has_left_nothing_is_compared() {
     assert_eq!(drop_compares(&without(true)), Some(false));
-    let mut behind = without(true);
-    behind.memory.heartbeats.remove(&node(3));
-    assert_eq!(drop_compares(&behind), Some(true));
+    let mut later = without(true);
+    later.memory.heartbeats.remove(&node(3));
+    assert_eq!(drop_compares(&later), Some(false));
 }
 
 /// Until it is dropped others see that it is there.
@@ -145,20 +146,22 @@ fn a_leaving_node_goes_when_the_others_have_seen_its_last_heartbeat() {
     assert_eq!(world.text(), "do tell the others that this node is gone\n");
 }
 
+/// Does it go, and if so, is something left to be compared by the others?
+fn goes(world: &World) -> Option<bool> {
+    let actions = world.plan().actions;
+    actions.into_iter().find_map(|action| {
+        if let Action::AnnounceLeaving { unsettled } = action {
+            Some(unsettled)
+        } else {
+            None
+        }
+    })
+}
+
 #[test]
 fn a_leaving_node_settles_what_it_knows_before_it_goes() {
     let mut world = leaving();
     world.memory.stage_since = Some(Mono(NOW.0 - 1_000));
-    let goes = |world: &World| {
-        let actions = world.plan().actions;
-        actions.into_iter().find_map(|action| {
-            if let Action::AnnounceLeaving { unsettled } = action {
-                Some(unsettled)
-            } else {
-                None
-            }
-        })
-    };
     // Nothing was looked at yet, or before the last write.
     for early in [None, Some(Mono(NOW.0 - 1_001))] {
         world.observed.settled = early;
@@ -191,7 +194,17 @@ fn a_leaving_node_goes_by_force_without_who_lacks_its_changes() {
     let text = world.text();
     assert!(text.contains("wait for n2, which lacks changes"), "{text}");
     world.life.leave_by_force = true;
-    assert_eq!(world.text(), "do tell the others that this node is gone\n");
+    assert_eq!(goes(&world), Some(true), "n2 gets them from the others");
+    // So it is with one that can't be reached, however lately it has heard of this node.
+    let mut world = leaving();
+    world.life.leave_by_force = true;
+    assert_eq!(goes(&world), Some(false), "nobody lacks anything");
+    world.life.leave_after = Some(8);
+    assert_eq!(goes(&world), None, "they will receive it");
+    for n in [2, 3] {
+        world.observed.peers.insert(node(n), Reach::Down);
+    }
+    assert_eq!(goes(&world), Some(true));
 }
 
 #[test]
