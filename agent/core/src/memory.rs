@@ -3,6 +3,7 @@
 //! Nothing here is stored: after a restart of the agent it is learned again.
 
 use crate::action::Action;
+use crate::beats;
 use crate::guard::Growth;
 use crate::ids::{DataEpoch, NodeId, pglogical_node_name};
 use crate::observed::{Observed, PostgresFacts, Reach};
@@ -26,6 +27,9 @@ pub struct Memory {
     pub kicked: BTreeMap<String, (Mono, u32)>,
     /// The newest heartbeat of each node, and when it arrived.
     pub heartbeats: BTreeMap<NodeId, (DataEpoch, u64, Mono)>,
+    /// The series of this agent's own heartbeats (see [`crate::beats`]); `None` before it has looked at
+    /// its slots and published what it found.
+    pub series: Option<u64>,
     /// Since when each peer has been unreachable.
     pub unreachable_since: BTreeMap<NodeId, Mono>,
     /// Since when each peer's agent has said that its server doesn't answer.
@@ -93,6 +97,14 @@ impl Memory {
                     self.note_arrival(postgres, (*node, heartbeat.epoch));
                 }
             }
+        }
+    }
+
+    /// The own record was published, with this heartbeat in it, from this look.
+    pub fn note_published(&mut self, heartbeat: u64, observed: &Observed) {
+        let looked = observed.postgres.known();
+        if looked.is_some_and(|seen| seen.epoch.is_some()) {
+            self.series = Some(beats::series(heartbeat));
         }
     }
 

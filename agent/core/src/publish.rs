@@ -122,7 +122,7 @@ fn make(
             .unwrap_or_default(),
         edges: recorded_edges(inputs),
         catalog: facts(&|p| p.catalog, |r| r.catalog),
-        heartbeat: own_heartbeat(publisher, postgres).max(previous.map_or(0, |r| r.heartbeat)),
+        heartbeat: newest_heartbeat(inputs, postgres, previous),
         // The last word may be an old one, from before the agent was restarted: no word then.
         wal: Lsn(facts(&|p| p.wal.0, |_| 0)),
         clock: inputs.observed.clock.local,
@@ -132,15 +132,34 @@ fn make(
     })
 }
 
-fn own_heartbeat(publisher: &Publisher, postgres: Option<&PostgresFacts>) -> u64 {
+/// The newest own heartbeat; the floor of a new series after the first look of this agent, and when
+/// a slot is gone that the last record spoke of.
+fn newest_heartbeat(
+    inputs: &Inputs<'_>,
+    postgres: Option<&PostgresFacts>,
+    previous: Option<&NodeRecord>,
+) -> u64 {
+    let said = previous.map_or(0, |r| r.heartbeat);
     // Without an epoch there is no mesh to look at yet.
     let Some(postgres) = postgres.filter(|seen| seen.epoch.is_some()) else {
-        return 0;
+        return said;
     };
-    let newest = postgres.heartbeats.get(&publisher.node);
-    newest
-        .map_or(0, |beat| beat.number)
-        .max(beats::floor(publisher.generation))
+    let written = postgres.heartbeats.get(&inputs.me);
+    let newest = written.map_or(0, |beat| beat.number).max(said);
+    let series = match inputs.memory.series {
+        Some(series) if !loses(inputs, previous) => series,
+        Some(_) | None => beats::series(newest) + 1,
+    };
+    newest.max(beats::floor(series))
+}
+
+/// Is a slot gone that the last record spoke of, whose member is still there?
+fn loses(inputs: &Inputs<'_>, previous: Option<&NodeRecord>) -> bool {
+    let (Some(roster), Some(slots)) = (inputs.roster, slots_for(inputs)) else {
+        return false;
+    };
+    let mut said = previous.iter().flat_map(|record| &record.slots_for);
+    said.any(|member| roster.records.contains_key(member) && !slots.contains(member))
 }
 
 /// Do two records differ in nothing but the numbers that change all the time?
@@ -153,8 +172,8 @@ pub fn says_the_same(one: &NodeRecord, other: &NodeRecord) -> bool {
 fn settled(record: &NodeRecord) -> NodeRecord {
     let mut settled = record.clone();
     settled.version = 0;
-    // The first of a generation says that its agent has looked.
-    settled.heartbeat = beats::generation(record.heartbeat);
+    // A new series is what others wait for.
+    settled.heartbeat = beats::series(record.heartbeat);
     settled.wal = Lsn(0);
     settled.written_at = crate::time::Wall(0);
     settled.clock.offset_us = 0;

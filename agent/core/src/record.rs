@@ -156,8 +156,8 @@ pub struct NodeRecord {
     pub edges: BTreeMap<NodeId, EdgeReport>,
     /// Digest over everything replicated tables must agree in; equal digests mean equal catalogs.
     pub catalog: u64,
-    /// Number of the newest heartbeat it wrote; not below the floor of its generation (see
-    /// [`crate::beats`]) once its agent has looked at the server.
+    /// Number of the newest heartbeat it wrote; not below the floor of the series (see
+    /// [`crate::beats`]) that goes with `slots_for`.
     pub heartbeat: u64,
     /// Its WAL position when it wrote this record; 0 while its server doesn't answer,
     /// or recovers.

@@ -35,7 +35,7 @@ use rand::RngExt;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -119,6 +119,8 @@ pub struct Node {
     pub stuck: watch::Sender<StuckEdges>,
     /// Are edges being made, here or elsewhere, so that somebody waits for heartbeats?
     pub forming: watch::Sender<bool>,
+    /// The series of this agent's heartbeats; 0 before it has looked at its slots and said so.
+    pub series: AtomicU64,
     /// Rings when the plan wants this node to join.
     pub join_wanted: Notify,
     /// Does the plan want this node, a member, to be synchronised anew?
@@ -227,6 +229,7 @@ impl Node {
             conflicts: watch::channel(ConflictsReport::default()).0,
             stuck: watch::channel(StuckEdges::default()).0,
             forming: watch::channel(false).0,
+            series: AtomicU64::new(0),
             join_wanted: Notify::new(),
             resync_wanted: AtomicBool::new(false),
             rejoin_wanted: AtomicBool::new(false),
@@ -247,12 +250,13 @@ impl Node {
     /// that what comes with it has no gap.
     #[must_use]
     pub fn beat_floor(&self) -> Option<u64> {
+        let series = self.series.load(Ordering::Acquire);
         let seen = self.knowledge.with_roster(|roster| {
             let own = roster.records.get(&self.id());
             own.map(|record| record.heartbeat)
         });
-        let looked = beats::floor(self.identity.generation());
-        seen.flatten().filter(|number| *number >= looked)
+        let floor = beats::floor(series).max(seen.flatten().unwrap_or(0));
+        (series > 0).then_some(floor)
     }
 
     /// Writes a heartbeat and returns its number.

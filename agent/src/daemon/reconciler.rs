@@ -28,6 +28,7 @@ use pgaa_core::time::{Now, Wall};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -352,7 +353,12 @@ impl Reconciler {
         match next_version(node, known.max(vouched.map(|vouched| vouched.version))) {
             Ok(version) => {
                 record.version = version;
+                let heartbeat = record.heartbeat;
                 node.knowledge.publish(record, matters, look.now.mono);
+                self.memory.note_published(heartbeat, &look.observed);
+                if let Some(series) = self.memory.series {
+                    node.series.store(series, Ordering::Release);
+                }
             }
             Err(error) => warn!("the node record can't be published: {error}"),
         }

@@ -404,9 +404,9 @@ fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
     let provider = (record.node, record.epoch);
     let facts = subscription_to(postgres, (inputs.me, epoch), provider).map(|(_, facts)| facts);
     let slot_there = record.slots_for.contains(&inputs.me);
-    // Written by an agent that has not said yet which slots it has found.
-    let vouched = heartbeat
-        .is_none_or(|h| beats::generation(h.number) <= beats::generation(record.heartbeat));
+    // Else the provider's word of its slots is another by now.
+    let vouched =
+        heartbeat.is_none_or(|h| beats::series(h.number) <= beats::series(record.heartbeat));
     let beats = Beats { fresh, vouched };
     let (state, detail) = judge(facts, slot_there, record.state, beats);
     // Whatever arrives, and while it is still enabled: there is a gap behind it.
@@ -424,7 +424,7 @@ fn edge_report(inputs: &Inputs<'_>, record: &NodeRecord) -> EdgeReport {
 struct Beats {
     /// One has just arrived.
     fresh: bool,
-    /// Its agent has looked at its slots before it wrote the newest.
+    /// The record that is known tells of the series of the newest.
     vouched: bool,
 }
 
@@ -447,7 +447,7 @@ fn judge(
         Some(_) if !beats.fresh => (EdgeState::Connecting, "no fresh heartbeat has arrived"),
         Some(_) if !beats.vouched => (
             EdgeState::Connecting,
-            "the provider's agent has just started, and has not said yet which slots it has",
+            "the provider's last word of its slots has not arrived yet",
         ),
         Some(_) => (EdgeState::Replicating, ""),
     }

@@ -284,7 +284,10 @@ impl World {
         }
         let publication = self.publication(node, &inputs);
         self.nodes[node].agent.memory = memory;
-        self.publish(node, publication);
+        if let Some(heartbeat) = self.publish(node, publication) {
+            let memory = &mut self.nodes[node].agent.memory;
+            memory.note_published(heartbeat, &observed);
+        }
         self.no_gap_is_called_replicating(node);
         match self.act(node, &made) {
             REST if awaits_joiner => BUSY,
@@ -319,12 +322,14 @@ impl World {
         publish(&publisher, inputs, seen, previous)
     }
 
-    fn publish(&mut self, node: usize, publication: Option<Publication>) {
+    /// Returns the heartbeat in the record that was published.
+    fn publish(&mut self, node: usize, publication: Option<Publication>) -> Option<u64> {
         let (mut record, matters) = match publication {
             Some(Publication::Changed(record)) => (record, true),
             Some(Publication::Refreshed(record)) => (record, false),
-            Some(Publication::Unchanged) | None => return,
+            Some(Publication::Unchanged) | None => return None,
         };
+        let heartbeat = record.heartbeat;
         let agent = &mut self.nodes[node].agent;
         agent.version = agent.version.max(record.version) + 1;
         record.version = agent.version;
@@ -332,7 +337,7 @@ impl World {
             roster.learn(&record);
         }
         if !matters {
-            return;
+            return Some(heartbeat);
         }
         let record = Arc::new(record);
         for other in 0..self.nodes.len() {
@@ -345,6 +350,7 @@ impl World {
                 self.within(SPREAD, heard);
             }
         }
+        Some(heartbeat)
     }
 
     /// Carries out a plan, up to the first failure.

@@ -207,8 +207,8 @@ impl World {
         let agent = &self.nodes[me].agent;
         let roster = agent.roster.as_ref();
         let own = roster.and_then(|roster| roster.records.get(&self.nodes[me].id));
-        let looked = beats::floor(agent.generation);
-        let floor = own.map(|r| r.heartbeat).filter(|n| *n >= looked)?;
+        let series = agent.memory.series?;
+        let floor = own.map_or(0, |r| r.heartbeat).max(beats::floor(series));
         let server = &mut self.nodes[me].server;
         let number = server.beats.get(&me).copied().unwrap_or(0).max(floor) + 1;
         server.write(me, Change::Beat(number), now, flush);

@@ -267,7 +267,9 @@ impl Agent {
         }
         self.plan = made;
         self.has_planned = true;
-        self.publish(turn, publication);
+        if let Some(heartbeat) = self.publish(turn, publication) {
+            self.memory.note_published(heartbeat, &observed);
+        }
         let outcome = act(self, turn, &dsns);
         for subscription in outcome.kicked {
             self.memory.note_kick(&subscription, turn.now);
@@ -340,14 +342,20 @@ impl Agent {
         publish(&publisher, inputs, seen, previous)
     }
 
-    pub(super) fn publish(&mut self, turn: &mut Turn<'_, Agent>, publication: Option<Publication>) {
+    /// Returns the heartbeat in the record that was published.
+    pub(super) fn publish(
+        &mut self,
+        turn: &mut Turn<'_, Agent>,
+        publication: Option<Publication>,
+    ) -> Option<u64> {
         let (mut record, matters): (NodeRecord, bool) = match publication {
             Some(Publication::Changed(record)) => (record, true),
             Some(Publication::Refreshed(record)) => (record, false),
-            Some(Publication::Unchanged) | None => return,
+            Some(Publication::Unchanged) | None => return None,
         };
+        let heartbeat = record.heartbeat;
         if self.roster.is_none() {
-            return;
+            return None;
         }
         let vouched = self.roster.iter().filter_map(|r| r.history.vouched);
         let known = vouched.map(|vouched| vouched.version).max().unwrap_or(0);
@@ -358,13 +366,14 @@ impl Agent {
             roster.learn(&record);
         }
         if !matters {
-            return;
+            return Some(heartbeat);
         }
         if let Some(engine) = &mut self.engine {
             let _ = engine.hint(turn.now, record.version);
         }
         self.exchange_with(turn, &self.addresses().into_keys().collect());
         self.listen(turn);
+        Some(heartbeat)
     }
 
     pub(super) fn beat(&mut self, turn: &mut Turn<'_, Agent>) -> Duration {
@@ -375,10 +384,10 @@ impl Agent {
         }
         let roster = self.roster.as_ref();
         let own = roster.and_then(|r| r.records.get(&self.id()));
-        let looked = beats::floor(self.disk.generation);
-        let Some(floor) = own.map(|r| r.heartbeat).filter(|n| *n >= looked) else {
+        let Some(series) = self.memory.series else {
             return BEAT_FORMING;
         };
+        let floor = own.map_or(0, |r| r.heartbeat).max(beats::floor(series));
         turn.shared.servers.beat(turn.machine, floor, turn.now);
         let joining = |r: &Roster| r.records.values().any(|r| r.state == NodeState::Joining);
         match stage == Stage::Ready && !roster.is_some_and(joining) {

@@ -55,68 +55,84 @@ fn a_slot_that_somebody_made_anew_is_no_slot() {
 }
 
 #[test]
-fn a_heartbeat_of_an_agent_that_has_not_said_what_it_found_vouches_for_nothing() {
+fn a_heartbeat_of_a_series_that_nobody_told_of_vouches_for_nothing() {
     let mut world = World::converged();
     let state = |world: &World| world.with_inputs(crate::plan::edge_reports)[&node(2)].state;
     let beats = &mut world.postgres_mut().heartbeats;
     beats.get_mut(&node(2)).unwrap().number = beats::floor(4) + 1;
     world.record_mut(2).heartbeat = beats::floor(3) + 9_000;
-    assert_eq!(state(&world), EdgeState::Connecting, "of the start before");
+    assert_eq!(state(&world), EdgeState::Connecting, "an old record");
     world.record_mut(2).heartbeat = beats::floor(4);
     assert_eq!(state(&world), EdgeState::Replicating);
     world.record_mut(2).slots_for.remove(&node(1));
     assert_eq!(state(&world), EdgeState::NeedsResync);
 }
 
-#[test]
-fn whoever_has_looked_says_so_at_once() {
-    let mut world = World::converged();
-    let published = |world: &World, previous: Option<&NodeRecord>| {
-        let publisher = Publisher {
-            node: node(1),
-            name: name(1),
-            site: String::new(),
-            generation: 4,
-            agent_version: String::new(),
-        };
-        let wall = Wall(previous.map_or(0, |r| r.written_at.0));
-        let seen = Seen {
-            now: Now { mono: NOW, wall },
-            endpoints: Some(record(1).endpoints),
-            backup: Default::default(),
-        };
-        world
-            .with_inputs(|inputs| publish(&publisher, inputs, seen, previous))
-            .unwrap()
+/// The next record of this node after `previous`, written at the same time.
+fn published(world: &World, previous: &NodeRecord) -> Publication {
+    let publisher = Publisher {
+        node: node(1),
+        name: name(1),
+        site: String::new(),
+        generation: previous.generation,
+        agent_version: String::new(),
     };
+    let wall = previous.written_at;
+    let seen = Seen {
+        now: Now { mono: NOW, wall },
+        endpoints: Some(previous.endpoints),
+        backup: Default::default(),
+    };
+    let publication = world.with_inputs(|inputs| publish(&publisher, inputs, seen, Some(previous)));
+    publication.unwrap()
+}
+
+/// The same, that others should hear of.
+fn news(world: &mut World, previous: &NodeRecord) -> NodeRecord {
+    let Publication::Changed(record) = published(world, previous) else {
+        panic!("others should hear of it at once");
+    };
+    let observed = world.observed.clone();
+    world.memory.note_published(record.heartbeat, &observed);
+    record
+}
+
+#[test]
+fn heartbeats_begin_a_series_with_each_look_that_finds_slots_otherwise() {
+    let mut world = World::converged();
+    let mut old = record(1);
+    old.heartbeat = beats::floor(3) + 9_000;
     let unseen = std::mem::replace(
         &mut world.observed.postgres,
         Fact::Unknown("it does not answer".to_owned()),
     );
-    let Publication::Changed(first) = published(&world, Some(&record(1))) else {
-        panic!("another generation is news");
-    };
-    assert!(first.heartbeat < beats::floor(4), "nobody has looked");
+    let blind = news(&mut world, &old);
+    assert_eq!(blind.heartbeat, old.heartbeat, "nobody has looked");
+    assert_eq!(world.memory.series, None);
     world.observed.postgres = unseen;
-    let Publication::Changed(looked) = published(&world, Some(&first)) else {
-        panic!("that it has looked is news");
-    };
+    let looked = news(&mut world, &blind);
     assert_eq!(looked.heartbeat, beats::floor(4));
-    // A heartbeat more is none.
-    let number = beats::floor(4) + 1;
-    let own = world
-        .postgres_mut()
-        .heartbeats
-        .entry(node(1))
-        .or_insert(HeartbeatFacts {
-            epoch: epoch(1),
-            number,
-            sent_at: Wall(0),
-            lag_ms: 0,
-            seen_at: NOW,
-        });
-    own.number = number;
-    assert_eq!(published(&world, Some(&looked)), Publication::Unchanged);
+    // A heartbeat more is no news.
+    let beat = HeartbeatFacts {
+        epoch: epoch(1),
+        number: beats::floor(4) + 1,
+        sent_at: Wall(0),
+        lag_ms: 0,
+        seen_at: NOW,
+    };
+    world.postgres_mut().heartbeats.insert(node(1), beat);
+    assert_eq!(published(&world, &looked), Publication::Unchanged);
+    // A slot that is another now is.
+    let slots = &mut world.postgres_mut().slots;
+    slots.get_mut(&World::slot_name(2)).unwrap().made_anew = true;
+    let lost = news(&mut world, &looked);
+    assert_eq!(lost.heartbeat, beats::floor(5));
+    assert_eq!(published(&world, &lost), Publication::Unchanged);
+    // One that is gone with its member is not.
+    world.postgres_mut().slots.remove(&World::slot_name(3));
+    world.roster.as_mut().unwrap().records.remove(&node(3));
+    let left = news(&mut world, &lost);
+    assert_eq!(beats::series(left.heartbeat), 5);
 }
 
 #[test]
