@@ -354,9 +354,7 @@ impl Agent {
             Some(Publication::Unchanged) | None => return None,
         };
         let heartbeat = record.heartbeat;
-        if self.roster.is_none() {
-            return None;
-        }
+        self.roster.as_ref()?;
         let vouched = self.roster.iter().filter_map(|r| r.history.vouched);
         let known = vouched.map(|vouched| vouched.version).max().unwrap_or(0);
         self.disk.version = self.disk.version.max(record.version).max(known) + 1;
