@@ -153,29 +153,37 @@ fn lose_and_heal(cluster: &Cluster, (provider, subscriber): (&Node, &Node)) -> R
     was_made_anew(cluster, subscriber).map(drop)
 }
 
+/// Makes the slot by which c reads a anew, as somebody would by hand, while the agents of b and of
+/// `unaware` are down. c, which had ten rows, lacks ten then, and has another.
+fn make_slot_anew(cluster: &Cluster, unaware: &Node) -> Result<()> {
+    let [a, b, c] = cluster.each()?;
+    cluster.await_assembly(ASSEMBLY_MAX)?;
+    create_orders(cluster)?;
+    write_orders(c, 10)?;
+    let slot = slot(a, c)?;
+    // Until the others are back c can't be synchronised anew: the gap can be looked at.
+    unaware.stop_agent()?;
+    b.stop_agent()?;
+    drop_slot(a, &slot)?;
+    write_orders(a, 10)?;
+    a.sql(&format!(
+        "select pg_create_logical_replication_slot('{slot}', 'pglogical_output')"
+    ))?;
+    write_orders(a, 1)?;
+    cluster.eventually(RECOVERY_MAX, "c reads again, and lacks rows", |_| {
+        let rows = c.sql("select count(*) from public.orders")?;
+        ensure!(rows == "11", "{rows} rows");
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// What is between the two slots never arrives, and nothing but the agent says so.
 #[test]
 fn a_slot_that_was_made_anew_by_hand_is_found_out() -> Result<()> {
     play(3, |cluster| {
         let [a, b, c] = cluster.each()?;
-        cluster.await_assembly(ASSEMBLY_MAX)?;
-        create_orders(cluster)?;
-        write_orders(c, 10)?;
-        let slot = slot(a, c)?;
-        // Until the others are back c can't be synchronised anew: the gap can be looked at.
-        c.stop_agent()?;
-        b.stop_agent()?;
-        drop_slot(a, &slot)?;
-        write_orders(a, 10)?;
-        a.sql(&format!(
-            "select pg_create_logical_replication_slot('{slot}', 'pglogical_output')"
-        ))?;
-        write_orders(a, 1)?;
-        cluster.eventually(RECOVERY_MAX, "c reads again, and lacks rows", |_| {
-            let rows = c.sql("select count(*) from public.orders")?;
-            ensure!(rows == "11", "{rows} rows");
-            Ok(())
-        })?;
+        make_slot_anew(cluster, c)?;
         c.start_agent()?;
         cluster.eventually(RECOVERY_MAX, "c says that it lacks changes", |_| {
             lacks_changes(c, a, "as soon as")
@@ -191,21 +199,8 @@ fn a_slot_that_was_made_anew_by_hand_is_found_out() -> Result<()> {
 fn a_slot_made_anew_while_no_agent_looked_hides_no_gap() -> Result<()> {
     play(3, |cluster| {
         let [a, b, c] = cluster.each()?;
-        cluster.await_assembly(ASSEMBLY_MAX)?;
-        create_orders(cluster)?;
-        write_orders(c, 10)?;
-        let slot = slot(a, c)?;
-        b.stop_agent()?;
-        a.stop_agent()?;
-        drop_slot(a, &slot)?;
-        write_orders(a, 10)?;
-        a.sql(&format!(
-            "select pg_create_logical_replication_slot('{slot}', 'pglogical_output')"
-        ))?;
-        write_orders(a, 1)?;
-        cluster.eventually(RECOVERY_MAX, "c reads again, and lacks rows", |_| {
-            let rows = c.sql("select count(*) from public.orders")?;
-            ensure!(rows == "11", "{rows} rows");
+        make_slot_anew(cluster, a)?;
+        cluster.eventually(RECOVERY_MAX, "the heartbeats of before are old", |_| {
             let state = edge(c, a)?;
             ensure!(state != EdgeState::Replicating, "the edge is {state:?}");
             Ok(())
